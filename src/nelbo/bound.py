@@ -1,0 +1,177 @@
+r"""The bound: the negative evidence lower bound of an image, term by term, in nats.
+
+.. math:: -\log p(x) \le
+    \underbrace{\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))}_{\text{prior}}
+    + \underbrace{\mathbb E[-\log p(x \mid z_0)]}_{\text{reconstruction}}
+    + \underbrace{\mathcal L_T(x)}_{\text{diffusion}}
+
+The diffusion term is a sum over the T steps of the chain, estimated at one random step (eq. 13), or in continuous time
+an integral over t, estimated at one random time (eq. 17). :func:`bound` is a deterministic function of the image and of
+its :class:`Draws`; drawing them is the caller's business, so that any estimate can be repeated exactly.
+
+References:
+    Variational Diffusion Models (Kingma et al., 2021), section 3.4 and 4. https://arxiv.org/abs/2107.00630
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from nelbo.decoder import Decoder, to_unit
+from nelbo.gaussian import alpha, diffuse, sigma
+from nelbo.noise_schedule import NoiseSchedule
+from nelbo.reverse import ReverseKernel
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of one estimate of the bound, for a batch of images.
+
+    Attributes:
+        eps_0: Standard normal noise of the cleanest latent, shape (b, c, h, w).
+        u: The time of each image in [0, 1), float64, shape (b,); a T-step bound rounds it up to a step.
+        eps_t: Standard normal noise of the latent at that time, shape (b, c, h, w).
+    """
+
+    eps_0: Float[Tensor, "b *chw"]
+    u: Float[Tensor, " b"]
+    eps_t: Float[Tensor, "b *chw"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The three terms of the bound in nats per image, float64, shape (b,).
+
+    Attributes:
+        prior: KL(q(z_1 | x) || p(z_1)).
+        reconstruction: An estimate of E[-log p(x | z_0)].
+        diffusion: An estimate of the diffusion loss.
+        n_dims: Dimensions of one image.
+    """
+
+    prior: Float[Tensor, " b"]
+    reconstruction: Float[Tensor, " b"]
+    diffusion: Float[Tensor, " b"]
+    n_dims: int
+
+    @property
+    def total(self) -> Float[Tensor, " b"]:
+        """The bound in nats per image."""
+        return self.prior + self.reconstruction + self.diffusion
+
+    @property
+    def bpd(self) -> Float[Tensor, " b"]:
+        """The bound in bits per dimension."""
+        return to_bpd(self.total, self.n_dims)
+
+
+@runtime_checkable  # For the type checks of the tests.
+class BoundedModel(Protocol):
+    """What the bound needs of a model."""
+
+    noise_schedule: NoiseSchedule
+    decoder: Decoder
+    reverse: ReverseKernel
+
+    def denoise(self, z: Tensor, gamma: Tensor, /) -> Tensor:
+        """Returns eps_hat."""
+        ...
+
+
+def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
+    """Returns bits per dimension.
+
+    Example:
+        >>> to_bpd(torch.tensor(3072 * math.log(2)), 3072)
+        tensor(1.)
+    """
+    return nats / (n_dims * math.log(2))
+
+
+def prior_kl(x: Float[Tensor, "b *chw"], gamma_1: Float[Tensor, ""]) -> Float[Tensor, " b"]:
+    r"""Returns :math:`\tfrac12 \sum (\sigma_1^2 + \alpha_1^2 x^2 - \log\sigma_1^2 - 1)`, in nats per image, float64."""
+    gamma_1 = gamma_1.double()
+    variance = sigma(gamma_1).square()
+    square = (alpha(gamma_1) * x.double()).square()
+    constant = variance - torch.nn.functional.logsigmoid(gamma_1) - 1
+    return 0.5 * (square + constant).flatten(1).sum(1)
+
+
+def reconstruction(
+    model: BoundedModel, images: UInt8[Tensor, "b *chw"], eps_0: Float[Tensor, "b *chw"]
+) -> Float[Tensor, " b"]:
+    r"""Returns :math:`-\log p(x \mid z_0)` for :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon_0`, in nats per image."""
+    gamma_0 = model.noise_schedule.gamma_0
+    z_0 = diffuse(to_unit(images), eps_0, gamma_0.expand(len(images)))
+    return -model.decoder.log_likelihood(images, z_0, gamma_0)
+
+
+def squared_error(
+    model: BoundedModel,
+    x: Float[Tensor, "b *chw"],
+    eps: Float[Tensor, "b *chw"],
+    gamma: Float[Tensor, " b"],
+) -> Float[Tensor, " b"]:
+    r"""Returns :math:`\|\epsilon - \hat\epsilon(z_t; \gamma_t)\|^2`, summed over dimensions in float64."""
+    eps_hat = model.denoise(diffuse(x, eps, gamma), gamma)
+    return (eps - eps_hat).square().flatten(1).sum(1, dtype=torch.float64)
+
+
+def continuous_diffusion(
+    model: BoundedModel,
+    x: Float[Tensor, "b *chw"],
+    u: Float[Tensor, " b"],
+    eps: Float[Tensor, "b *chw"],
+) -> Float[Tensor, " b"]:
+    r"""Returns :math:`\tfrac12 \gamma'(t) \|\epsilon - \hat\epsilon\|^2` at t = u, the estimate of eq. 17, in nats."""
+    gamma, slope = model.noise_schedule(u), model.noise_schedule.derivative(u)
+    return 0.5 * slope * squared_error(model, x, eps, gamma)
+
+
+def discrete_diffusion(
+    model: BoundedModel,
+    x: Float[Tensor, "b *chw"],
+    u: Float[Tensor, " b"],
+    eps: Float[Tensor, "b *chw"],
+    n_steps: int,
+) -> Float[Tensor, " b"]:
+    r"""Returns T times the cost of the one step that holds t = u, the estimate of eq. 13 and 14, in nats.
+
+    .. math:: T\, \mathrm{KL}(q(z_s \mid z_t, x) \parallel p(z_s \mid z_t)), \qquad
+              s = (i - 1)/T,\ t = i/T,\ i = \lfloor u T \rfloor + 1
+    """
+    step = torch.floor(u * n_steps) + 1
+    gamma_s, gamma_t = model.noise_schedule((step - 1) / n_steps), model.noise_schedule(step / n_steps)
+    error = squared_error(model, x, eps, gamma_t)
+    return n_steps * model.reverse.step_kl(error, gamma_s, gamma_t)
+
+
+def diffusion(
+    model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None
+) -> Float[Tensor, " b"]:
+    """Returns an estimate of the diffusion loss in nats per image; ``n_steps`` None is continuous time."""
+    x = to_unit(images)
+    if n_steps is None:
+        return continuous_diffusion(model, x, draws.u, draws.eps_t)
+    return discrete_diffusion(model, x, draws.u, draws.eps_t, n_steps)
+
+
+def bound(model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None = None) -> Bound:
+    """Returns one estimate of the bound of each image.
+
+    Args:
+        model: The model whose bound it is.
+        images: 8-bit images, shape (b, c, h, w).
+        draws: The randomness of the estimate.
+        n_steps: T of the T-step chain, or None for continuous time.
+    """
+    return Bound(
+        prior=prior_kl(to_unit(images), model.noise_schedule.gamma_1),
+        reconstruction=reconstruction(model, images, draws.eps_0),
+        diffusion=diffusion(model, images, draws, n_steps),
+        n_dims=images[0].numel(),
+    )
