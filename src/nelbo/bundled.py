@@ -1,0 +1,15 @@
+"""What comes with the package: trained models and sample images, found by name."""
+
+from pathlib import Path
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def bundled_models() -> dict[str, Path]:
+    """Returns the folders of the bundled models by name."""
+    return {config.parent.name: config.parent for config in sorted(_ASSETS.glob("*/config.json"))}
+
+
+def bundled_images() -> dict[str, Path]:
+    """Returns the files of the bundled image sets by name."""
+    return {file.stem: file for file in sorted(_ASSETS.glob("images/*.npz"))}

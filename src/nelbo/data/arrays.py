@@ -1,0 +1,124 @@
+"""Images held in one array: in memory, in an .npz, or memory-mapped from an .npy."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from numpy.lib.npyio import NpzFile
+from torch import Tensor
+
+from nelbo.data.interface import Images
+from nelbo.errors import NelboError
+
+LAYOUTS = "uint8 pixels shaped N H W, N H W C or N C H W, with C = 1 (grey) or 3 (RGB)"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages(Images):
+    """Images of one array, in memory or mapped from a file."""
+
+    pixels: UInt8[np.ndarray, "n c h w"] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def _read(self, indices: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b c h w"]:
+        return np.asarray(self.pixels[indices])
+
+
+def from_array(array: np.ndarray | Tensor, name: str = "array", labels: np.ndarray | None = None) -> Images:
+    """Returns the images of an array, without copying it.
+
+    Args:
+        array: uint8, shaped N H W, N H W C or N C H W, with C = 1 or 3. Where both of the last two fit, an
+            array is taken channels last, as image libraries have it, and a tensor channels first, as torch.
+        name: What to call them in messages.
+        labels: Integers, one per image.
+
+    Raises:
+        NelboError: The array or the labels are of another type or shape, or there are no images.
+    """
+    if isinstance(array, Tensor):
+        pixels = _channels_first(array.detach().cpu().numpy(), name, channel_axes=(1, 3))
+    else:
+        pixels = _channels_first(array, name, channel_axes=(3, 1))
+    _, n_channels, height, width = pixels.shape
+    return ArrayImages(name, (n_channels, height, width), _checked_labels(labels, len(pixels), name), pixels)
+
+
+def open_npy(path: Path) -> Images:
+    """Maps an .npy file into memory; pixels are read from the disk when they are asked for.
+
+    Raises:
+        NelboError: It is damaged, or does not hold 8-bit images.
+    """
+    return from_array(_load(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False)), str(path))
+
+
+def open_npz(path: Path) -> Images:
+    """Reads an .npz file: the array ``images``, else its only array of images, and ``labels`` if present.
+
+    Raises:
+        NelboError: It is damaged, or does not hold 8-bit images, or holds several arrays of them.
+    """
+    pixels, labels = _load(path, lambda: _images_and_labels(path))
+    return from_array(pixels, str(path), labels)
+
+
+def _load(path: Path, read: Callable[[], _T]) -> _T:
+    try:
+        return read()
+    except NelboError:
+        raise
+    except (ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
+        problem = f"{path} is damaged or no array file of numbers ({error})"
+        raise NelboError(f"{problem}: write it with numpy.save or numpy.savez") from error
+
+
+def _images_and_labels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        pixels = archive["images"] if "images" in archive else _only_images(path, archive)
+        return pixels, archive.get("labels")
+
+
+def _only_images(path: Path, archive: NpzFile) -> np.ndarray:
+    found = [key for key in archive.files if _is_images(archive[key])]
+    if len(found) != 1:
+        among = f"{len(found)} arrays of images" if found else "no array of images"
+        raise NelboError(f"{path} holds {among} among {sorted(archive.files)}: save one, as 'images', {LAYOUTS}")
+    return archive[found[0]]
+
+
+def _is_images(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim in (3, 4)
+
+
+def _channels_first(array: np.ndarray, name: str, channel_axes: tuple[int, int]) -> UInt8[np.ndarray, "n c h w"]:
+    wanted = f"{name} holds {array.dtype} of shape {tuple(array.shape)}: expected {LAYOUTS}"
+    if not _is_images(array):
+        raise NelboError(wanted)
+    if 0 in array.shape:
+        raise NelboError(f"{name} is empty (shape {tuple(array.shape)}): expected {LAYOUTS}")
+    if array.ndim == 3:
+        return array[:, np.newaxis]
+    for axis in channel_axes:
+        if array.shape[axis] in (1, 3):
+            return np.moveaxis(array, axis, 1)
+    raise NelboError(wanted)
+
+
+def _checked_labels(labels: np.ndarray | None, n_images: int, name: str) -> Int64[np.ndarray, " n"] | None:
+    if labels is None:
+        return None
+    if labels.dtype.kind not in "iu" or labels.shape != (n_images,):
+        found = f"labels of type {labels.dtype} and shape {labels.shape}"
+        raise NelboError(f"{name} has {found}: expected {n_images} integers, one for each image")
+    return labels.astype(np.int64)

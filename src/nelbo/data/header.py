@@ -1,0 +1,80 @@
+"""What is known of an encoded image before its pixels are decoded, and whether nelbo can use it."""
+
+import re
+from io import BufferedReader, BytesIO
+from pathlib import PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may decode: a data set is untrusted input, and Pillow knows formats that start programs."""
+
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pbm".split()  # noqa: SIM905
+)
+
+_KINDS = {
+    "1": "1-bit",
+    "P": "palette",
+    "PA": "palette with alpha",
+    "LA": "grey with alpha",
+    "RGBA": "RGB with alpha",
+    "I;16": "16-bit",
+    "I;16B": "16-bit",
+    "I": "more than 8 bits a channel",
+    "F": "floating point",
+}
+
+
+def is_image_file(name: str) -> bool:
+    """Returns whether a relative path is an image's by its extension, and no part of it is hidden."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def open_image(stream: BytesIO | BufferedReader) -> ImageFile:
+    """Opens an encoded image without decoding its pixels.
+
+    Raises:
+        ValueError: It is in none of `FORMATS`. Damaged data may raise any other exception of Pillow.
+    """
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        # Pillow's own message names a stream object, not the image.
+        raise ValueError("not a readable image") from error
+
+
+def image_shape(image: ImageFile) -> tuple[int, int, int]:
+    """Returns the shape (C, H, W) of an image that reads as 8-bit grey or RGB without loss.
+
+    Raises:
+        ValueError: It does not; the message is the reason, in a few words.
+    """
+    if image.mode not in ("L", "RGB"):
+        raise ValueError(_KINDS.get(image.mode, f"mode {image.mode}"))
+    if not _has_8_bits(image):
+        raise ValueError("not 8 bits a channel")
+    if "transparency" in image.info:
+        raise ValueError("a transparent colour")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError("several frames")
+    return (len(image.getbands()), image.height, image.width)
+
+
+def _has_8_bits(image: ImageFile) -> bool:
+    """Returns whether Pillow decodes the file's samples unchanged.
+
+    It opens RGB files of 16 bits a channel as mode RGB and drops the lower half in silence, and scales up the
+    samples of grey files of 2 and 4 bits. What is in the file shows in the raw mode that its decoder is told:
+    ``RGB;16B``, ``L;4``. Files of the PPM family give their decoder the largest sample value instead.
+    """
+    for _decoder, _box, _offset, args in image.tile:
+        raw_mode, *options = args if isinstance(args, tuple) else (args,)
+        if isinstance(raw_mode, str) and re.search(r";\D*\d", raw_mode):
+            return False
+        if image.format == "PPM" and options and options[0] != 255:
+            return False
+    return True
