@@ -15,8 +15,10 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path that becomes ``path`` when the block ends without an error, replacing what was there.
 
     Raises:
-        NelboError: If the folder cannot be written.
+        NelboError: If the folder cannot be written, or there is a folder of that name.
     """
+    if path.is_dir():
+        raise NelboError(f"{path} is a folder: choose another place for the file")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -36,8 +38,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes ``path`` when the block ends without an error, replacing what was there.
 
     Raises:
-        NelboError: If the parent folder cannot be written.
+        NelboError: If the parent folder cannot be written, or there is a file of that name.
     """
+    if path.is_file():
+        raise NelboError(f"{path} is a file: choose another place for the folder")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -1,0 +1,1 @@
+"""Networks: maps from a latent and its gamma to a prediction."""

@@ -1,0 +1,88 @@
+"""The layers that every U-Net here is made of: the norm, the embedding of gamma, the residual block."""
+
+import math
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from nelbo.nets.fourier import sinusoidal_embedding
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def group_norm(n_channels: int) -> nn.GroupNorm:
+    """Returns a group norm of 32 groups, or of the most that divide both 32 and the channels."""
+    return nn.GroupNorm(math.gcd(32, n_channels), n_channels, eps=1e-6)
+
+
+def zero_init(layer: Layer) -> Layer:
+    """Returns the layer with zero weights and bias, so that its residual branch starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class GammaEmbedding(nn.Module):
+    """Two layers over a sinusoidal embedding of gamma scaled to [0, 1]; the ``cond`` of every residual block.
+
+    Args:
+        n_frequencies: Size of the sinusoidal embedding.
+        n_features: Size of the result.
+        gamma_range: The gammas that map to 0 and 1.
+        n_constant: Constant zero inputs after the embedding (the official network's unused conditioning).
+    """
+
+    def __init__(
+        self, n_frequencies: int, n_features: int, gamma_range: tuple[float, float], n_constant: int = 0
+    ) -> None:
+        super().__init__()
+        self.n_frequencies, self.n_constant = n_frequencies, n_constant
+        self.gamma_range = gamma_range
+        self.dense0 = nn.Linear(n_frequencies + n_constant, n_features)
+        self.dense1 = nn.Linear(n_features, n_features)
+
+    def forward(self, gamma: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
+        """Returns the embedding of each gamma."""
+        low, high = self.gamma_range
+        features = sinusoidal_embedding((gamma - low) / (high - low), self.n_frequencies)
+        return silu(self.dense1(silu(self.dense0(pad(features, (0, self.n_constant))))))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3 convolution; conditioned norm, SiLU, dropout, 3x3 convolution; added to the input.
+
+    Args:
+        n_in: Channels in.
+        n_out: Channels out.
+        n_cond: Size of the conditioning embedding.
+        dropout: Probability of dropping a feature before the second convolution.
+        modulated: How the embedding enters: as a scale and a shift after the second norm, or as the paper has it,
+            as a shift before it.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_cond: int, dropout: float, modulated: bool = False) -> None:
+        super().__init__()
+        self.modulated = modulated
+        self.norm1 = group_norm(n_in)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.cond_proj = zero_init(nn.Linear(n_cond, 2 * n_out if modulated else n_out, bias=False))
+        self.norm2 = group_norm(n_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(n_out, n_out, 3, padding=1))
+        self.shortcut = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b o h w"]:
+        """Returns the block's output at the input's resolution."""
+        h = self._conditioned_norm(self.conv1(silu(self.norm1(x))), cond)
+        return self.shortcut(x) + self.conv2(self.dropout(silu(h)))
+
+    def _conditioned_norm(self, h: Tensor, cond: Tensor) -> Tensor:
+        condition = self.cond_proj(cond)[:, :, None, None]
+        if not self.modulated:
+            return self.norm2(h + condition)
+        scale, shift = condition.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm2(h), 1 + scale)

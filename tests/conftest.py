@@ -1,0 +1,42 @@
+"""What every test shares: one torch thread a process, and examples that are the same on every run."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is imported, and for the processes that tests start.
+
+import pytest
+import torch
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from nelbo.model import DiffusionModel
+
+torch.set_num_threads(1)
+settings.register_profile("laws", deadline=None, derandomize=True)
+settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session")
+def exact_model() -> "Callable[..., DiffusionModel]":
+    """Makes a model of a closed-form denoiser: ``exact_model(denoiser, schedule, decoder="softmax")``."""
+    from nelbo.model import DiffusionModel
+    from nelbo.model_config import DECODERS
+    from nelbo.reverse import KERNELS
+
+    class ExactModel(DiffusionModel):
+        gammas = None
+
+        def __init__(self, denoiser, noise_schedule, decoder="softmax", reverse="posterior"):
+            super().__init__()
+            self.denoiser = denoiser
+            self.image_shape = denoiser.image_shape
+            self.noise_schedule = noise_schedule
+            self.decoder = DECODERS[decoder]
+            self.reverse = KERNELS[reverse]
+
+        def denoise(self, z, gamma):
+            return self.denoiser(z, gamma)
+
+    return ExactModel

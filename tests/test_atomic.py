@@ -1,0 +1,84 @@
+"""A file or folder is the old one or the new one, never something between, and nothing is left lying about."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nelbo.atomic import new_file, new_folder
+from nelbo.errors import NelboError
+
+
+def write_file(path: Path, text: str, fail: bool = False) -> None:
+    with new_file(path) as temporary:
+        assert temporary.parent == path.parent, "a rename works only within one file system"
+        assert temporary.name.endswith(path.suffix), "encoders go by the extension"
+        temporary.write_text(text)
+        if fail:
+            raise InterruptedError
+
+
+def write_folder(path: Path, text: str, fail: bool = False) -> None:
+    with new_folder(path) as temporary:
+        assert temporary.parent == path.parent
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "inner.txt").write_text(text)
+        (temporary / f"{text}.txt").touch()
+        if fail:
+            raise InterruptedError
+
+
+def tree(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_what_is_there_is_replaced_whole(tmp_path, write):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    write(once / "new" / "target.txt", "b")
+    write(twice / "new" / "target.txt", "a")
+    write(twice / "new" / "target.txt", "b")
+    assert tree(once) == tree(twice)
+    assert tree(once)
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failure_changes_nothing_and_leaves_nothing(tmp_path, write, before):
+    if before:
+        write(tmp_path / "target.txt", "old")
+    state = tree(tmp_path)
+    with pytest.raises(InterruptedError):
+        write(tmp_path / "target.txt", "new", fail=True)
+    assert tree(tmp_path) == state
+    assert [path.name for path in tmp_path.iterdir()] == (["target.txt"] if before else [])
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_the_old_one_is_there_until_the_new_one_is_whole(tmp_path, write):
+    write(tmp_path / "target.txt", "old")
+    state = {name: text for name, text in tree(tmp_path).items() if name.startswith("target.txt")}
+    with (new_file if write is write_file else new_folder)(tmp_path / "target.txt") as temporary:
+        if temporary.is_dir():
+            (temporary / "half").write_text("new")
+        else:
+            temporary.write_text("new")
+        assert {name: text for name, text in tree(tmp_path).items() if name.startswith("target.txt")} == state
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    write_file(tmp_path / "file", "text")
+    write_folder(tmp_path / "folder", "text")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(NelboError, match=r"cannot write .*target.txt"):
+        write(tmp_path / "file" / "target.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
