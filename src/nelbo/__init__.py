@@ -1,0 +1,40 @@
+"""Variational diffusion models, judged by one number: the negative evidence lower bound in bits per dimension."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nelbo.bound import Bound as Bound
+    from nelbo.data.images import open_images as open_images
+    from nelbo.data.interface import Images as Images
+    from nelbo.errors import NelboError as NelboError
+    from nelbo.evaluation import Evaluation as Evaluation
+    from nelbo.evaluation import evaluate as evaluate
+    from nelbo.model import VDM as VDM
+    from nelbo.model import DiffusionModel as DiffusionModel
+    from nelbo.model_config import ModelConfig as ModelConfig
+    from nelbo.pretrained import load as load
+    from nelbo.sampling import sample as sample
+
+_HOMES = {
+    "Bound": "bound",
+    "DiffusionModel": "model",
+    "Evaluation": "evaluation",
+    "Images": "data.interface",
+    "ModelConfig": "model_config",
+    "NelboError": "errors",
+    "VDM": "model",
+    "evaluate": "evaluation",
+    "load": "pretrained",
+    "open_images": "data.images",
+    "sample": "sampling",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Imports a public name when it is first used, so that the command line answers without loading torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
+    return getattr(import_module(f"nelbo.{_HOMES[name]}"), name)

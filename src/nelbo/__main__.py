@@ -1,0 +1,6 @@
+"""``python -m nelbo``."""
+
+from nelbo.cli.main import main
+
+if __name__ == "__main__":
+    main()

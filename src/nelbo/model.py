@@ -1,0 +1,128 @@
+"""The interface that every model offers, its one home-grown implementation, and model folders.
+
+Evaluation, time schedules, sampling and the codec see a model only as a :class:`DiffusionModel`; :class:`VDM` is one,
+a pre-trained DDPM another.
+"""
+
+from abc import ABC, abstractmethod
+from itertools import chain
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from nelbo import bound, gaussian
+from nelbo.bound import Bound
+from nelbo.decoder import Decoder
+from nelbo.draws import evaluation_draws, to_device
+from nelbo.errors import NelboError
+from nelbo.model_config import DECODERS, ModelConfig
+from nelbo.noise_schedule import NoiseSchedule
+from nelbo.reverse import KERNELS, ReverseKernel
+
+
+class DiffusionModel(nn.Module, ABC):
+    """A diffusion model seen through its bound.
+
+    Attributes:
+        image_shape: Channels, height and width of its images.
+        noise_schedule: Gamma as a function of time.
+        gammas: The grid of gammas of a discrete-time model; None where the denoiser takes any gamma.
+        decoder: p(x | z_0).
+        reverse: p(z_s | z_t), the kernel it was trained with.
+    """
+
+    image_shape: tuple[int, int, int]
+    noise_schedule: NoiseSchedule
+    gammas: Float[Tensor, " n"] | None
+    decoder: Decoder
+    reverse: ReverseKernel
+
+    @abstractmethod
+    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters and buffers live."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @property
+    def n_dims(self) -> int:
+        """Dimensions of one image."""
+        channels, height, width = self.image_shape
+        return channels * height * width
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises NelboError unless there are images, all 8-bit and of the model's shape."""
+        if images.dtype != torch.uint8:
+            raise NelboError(f"images must be uint8 with values 0..255, got {images.dtype}")
+        if len(images) == 0:
+            raise NelboError("there are no images")
+        if tuple(images.shape[1:]) != tuple(self.image_shape):
+            raise NelboError(
+                f"the model takes images of shape {tuple(self.image_shape)} (channels, height, width), "
+                f"got {tuple(images.shape[1:])}: resize or convert the images, or use another model"
+            )
+
+    @torch.no_grad()
+    def bound(self, images: UInt8[Tensor, "b c h w"], n_steps: int | None = None, seed: int = 0) -> Bound:
+        """Returns an unbiased estimate of the bound of each image from one network evaluation an image.
+
+        Args:
+            images: 8-bit images, shape (b, c, h, w).
+            n_steps: T of the T-step chain, or None for continuous time.
+            seed: The estimate's randomness; image k of the batch uses the draws of image k.
+
+        Raises:
+            NelboError: If the images are not 8-bit, have another shape than the model's, or a setting is out of range.
+        """
+        self.check_images(images)
+        check_n_steps(n_steps)
+        check_seed(seed)
+        self.eval()
+        draws = evaluation_draws(range(len(images)), self.image_shape, seed)
+        return bound.bound(self, images.to(self.device), to_device(draws, self.device), n_steps)
+
+
+class VDM(DiffusionModel):
+    """A variational diffusion model built from its configuration.
+
+    Args:
+        config: What it is made of.
+    """
+
+    gammas = None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = config.image_shape
+        self.noise_schedule = config.noise_schedule.build()
+        self.net = config.net.build(config.image_shape[0])
+        self.decoder = DECODERS[config.decoder]
+        self.reverse = KERNELS[config.reverse]
+
+    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
+
+        A network that predicts :math:`v = \alpha\epsilon - \sigma x` gives
+        :math:`\hat\epsilon = \sigma z + \alpha \hat v` (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512).
+        """
+        output = self.net(z, gamma.float())
+        if self.config.prediction == "eps":
+            return output
+        alpha, sigma = gaussian.alpha(gamma), gaussian.sigma(gamma)
+        return gaussian.over_image(sigma, z) * z + gaussian.over_image(alpha, z) * output
+
+
+def check_seed(seed: int) -> None:
+    """Raises NelboError if a seed is negative."""
+    if seed < 0:
+        raise NelboError(f"a seed is a number from 0 on, got {seed}")
+
+
+def check_n_steps(n_steps: int | None) -> None:
+    """Raises NelboError unless the number of steps is None or at least 1."""
+    if n_steps is not None and n_steps < 1:
+        raise NelboError(f"a chain has at least 1 step, got {n_steps}; leave it out for continuous time")

@@ -1,0 +1,93 @@
+"""Model folders: how a trained model is kept.
+
+A folder holds ``config.json`` (a :class:`~nelbo.model_config.ModelConfig`), ``model.safetensors`` (the weights) and
+``README.md`` (the model card).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nelbo.atomic import new_folder
+from nelbo.bundled import bundled_models
+from nelbo.errors import NelboError
+from nelbo.model import VDM
+from nelbo.model_config import parse_model_config
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def load(name: str | Path, device: str | torch.device = "cpu") -> VDM:
+    """Returns a trained model, in evaluation mode.
+
+    Args:
+        name: A bundled model's name or the path of a model folder.
+        device: Where to put it.
+
+    Raises:
+        NelboError: If there is no such model or its folder is damaged; the message names the file.
+    """
+    folder = bundled_models().get(str(name), Path(name))
+    if not folder.is_dir():
+        names = ", ".join(bundled_models()) or "none"
+        raise NelboError(f"no model {str(name)!r}: it is neither a model folder nor a bundled model ({names})")
+    config = parse_model_config(_text(folder / CONFIG), str(folder / CONFIG))
+    try:
+        model = VDM(config)
+    except NelboError as error:
+        raise NelboError(f"{folder / CONFIG}: {error}") from None
+    _fill(model, _weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    return model.eval().to(device)
+
+
+def save(model: VDM, folder: Path, card: str, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a model folder, whole or not at all, replacing one that was there.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        card: The model card's text, in Markdown.
+        dtype: What the network's weights are stored in; the noise schedule stays in float64.
+
+    Raises:
+        NelboError: If there is something else than a model folder, or the place cannot be written.
+    """
+    if folder.exists() and not (folder / CONFIG).exists():
+        raise NelboError(f"{folder} exists and is no model folder, so it is not replaced: choose another place")
+    with new_folder(folder) as temporary:
+        weights = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n")
+        (temporary / CARD).write_text(card)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    is_schedule = tensor.dtype == torch.float64
+    return tensor.detach().cpu().to(tensor.dtype if is_schedule else dtype).contiguous()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise NelboError(f"{path} cannot be read: a model folder holds {CONFIG} and {WEIGHTS}") from None
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise NelboError(f"{path} is missing or damaged ({error}): copy the model folder again") from None
+
+
+def _fill(model: VDM, weights: dict[str, Tensor], source: str) -> None:
+    """Copies weights into a model; half-precision ones are promoted."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()
+        raise NelboError(f"{source} does not fit {CONFIG} beside it: {problem}") from None

@@ -1,0 +1,44 @@
+"""Stateless randomness: every draw is a function of what it is for, so that re-batching and resuming change nothing.
+
+A draw is named by a purpose and integers (seed, image, step, ...). The names are hashed by NumPy's ``SeedSequence`` and
+expanded by its counter-based Philox generator, whose integers, uniforms and normals are the same on every processor;
+``torch.randn`` is not the same across CPU instruction sets.
+"""
+
+from collections.abc import Iterable
+from zlib import crc32
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def generator(purpose: str, *key: int) -> np.random.Generator:
+    """Returns the generator of one named stream; equal names give equal streams.
+
+    Args:
+        purpose: What the draws are for.
+        key: Non-negative integers that tell this stream from others of the same purpose.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([crc32(purpose.encode()), *key])))
+
+
+def normal(shape: tuple[int, ...], purpose: str, *key: int) -> Float[Tensor, "*shape"]:
+    """Returns standard normal noise in float32."""
+    return torch.from_numpy(generator(purpose, *key).standard_normal(shape, dtype=np.float32))
+
+
+def normals(shape: tuple[int, ...], indices: Iterable[int], purpose: str, *key: int) -> Float[Tensor, "b *shape"]:
+    """Returns standard normal noise for each index, a function of that index and the key alone."""
+    return torch.stack([normal(shape, purpose, *key, int(index)) for index in indices])
+
+
+def uniform(purpose: str, *key: int) -> float:
+    """Returns a number in [0, 1)."""
+    return float(generator(purpose, *key).random())
+
+
+def permutation(n: int, purpose: str, *key: int) -> Int[np.ndarray, " n"]:
+    """Returns the integers below n in random order."""
+    return generator(purpose, *key).permutation(n)

@@ -1,0 +1,294 @@
+"""The shape of src/nelbo, read from its syntax trees: one table of layers, and imports that point one way."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+MAX_LINES = 350
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Modules directly under nelbo (with all below them), and the other layers that they may import."""
+
+    modules: frozenset[str]
+    may_import: frozenset[str]
+    outside: frozenset[str] | None = None  # Third-party packages it may import; None is any.
+
+
+def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
+    return Layer(
+        frozenset(modules.split()),
+        frozenset(may_import.split()),
+        None if outside is None else frozenset(outside.split()),
+    )
+
+
+# A new module goes into exactly one row. `package` is nelbo/__init__.py, `use` what one does with a model.
+LAYERS: Mapping[str, Layer] = {
+    "errors": layer("errors atomic bundled", "", outside=""),
+    "theory": layer("gaussian noise_schedule decoder reverse bound", "errors", outside="torch jaxtyping"),
+    "randomness": layer("randomness draws", "theory"),
+    "nets": layer("nets", "theory errors"),
+    "model": layer("model model_config pretrained precision", "nets theory randomness errors"),
+    "data": layer("data pictures", "errors"),
+    "use": layer("evaluation sampling time_schedule codec", "model data theory randomness errors"),
+    "train": layer("train", "use model data nets theory randomness errors"),
+    "interop": layer("interop", "model nets theory errors"),
+    "package": layer("__init__", "interop train data use model theory errors"),
+    "cli": layer("cli", "package interop train data use model nets theory errors"),
+    "main": layer("__main__", "cli"),
+}
+TORCH_FREE = {"time_schedule/search.py", "codec/tables.py", "codec/rans.py", "codec/container.py"}
+OPTIONAL = {
+    "pyarrow",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "matplotlib",
+    "huggingface_hub",
+    "diffusers",
+}
+
+Tree = Mapping[str, str]  # path below src/nelbo -> source
+
+
+# Reading imports
+
+
+@dataclass(frozen=True)
+class Import:
+    target: str
+    line: int
+    at_load: bool  # Runs when the module is loaded: not inside a function, not for the type checker alone.
+
+
+def module_of(path: str) -> str:
+    return ".".join(["nelbo", *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
+
+
+def is_under(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def import_nodes(node: ast.AST, at_load: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+        yield node, at_load
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        at_load = False
+    for_types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
+    for child in ast.iter_child_nodes(node):
+        yield from import_nodes(child, at_load and child not in for_types)
+
+
+def targets(node: ast.AST, path: str, modules: set[str]) -> Iterator[str]:
+    """What one node imports; a name taken from a module of nelbo counts as that module."""
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=module, names=names, level=level):
+            parents = ["nelbo", *path.split("/")[:-1]]
+            base = ".".join([*(parents[: len(parents) - level + 1] if level else []), *filter(None, [module])])
+            for name in (f"{base}.{alias.name}" for alias in names):
+                yield base if is_under(base, "nelbo") and name not in modules else name
+        case ast.Call(args=[ast.Constant(value=str(name)), *_], func=func):
+            if ast.unparse(func) in ("import_module", "importlib.import_module", "__import__"):
+                yield name
+
+
+def imports(tree: Tree, path: str) -> Iterator[Import]:
+    modules = {module_of(other) for other in tree}
+    for node, at_load in import_nodes(ast.parse(tree[path])):
+        for target in targets(node, path, modules):
+            yield Import(target, getattr(node, "lineno", 0), at_load)
+
+
+def layer_of(module: str) -> str | None:
+    head = module.split(".")[1] if "." in module else "__init__"
+    return next((name for name, row in LAYERS.items() if head in row.modules), None)
+
+
+# Laws: each returns its violations, one line apiece
+
+
+def every_module_has_a_layer(tree: Tree) -> list[str]:
+    return [f"{path}: in no layer of {Path(__file__).name}" for path in tree if not layer_of(module_of(path))]
+
+
+def imports_point_one_way(tree: Tree) -> list[str]:
+    found = []
+    for path in tree:
+        name = layer_of(module_of(path))
+        if name is None:
+            continue  # every_module_has_a_layer says so.
+        for item in imports(tree, path):
+            row, head = LAYERS[name], item.target.split(".")[0]
+            if head == "nelbo":
+                other = layer_of(item.target)
+                allowed = other == name or other in row.may_import
+            else:
+                allowed = row.outside is None or head in row.outside or head in sys.stdlib_module_names
+            if not allowed:
+                found.append(f"{path}:{item.line}: {name} may not import {item.target}")
+    return found
+
+
+def modules_load_in_some_order(tree: Tree) -> list[str]:
+    graph = {
+        module_of(path): {
+            item.target
+            for item in imports(tree, path)
+            if item.at_load and is_under(item.target, "nelbo") and item.target != module_of(path)
+        }
+        for path in tree
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return ["import cycle: " + " <- ".join(error.args[1])]
+    return []
+
+
+def exact_modules_never_see_torch(tree: Tree) -> list[str]:
+    paths = {module_of(path): path for path in tree}
+    found, seen, todo = [], set(), sorted(TORCH_FREE & set(tree))
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for item in imports(tree, path):
+            if is_under(item.target, "torch"):
+                found.append(f"{path}:{item.line}: imports torch, or serves a module that must not")
+            elif item.target in paths and paths[item.target] not in seen:
+                todo.append(paths[item.target])
+    return found
+
+
+def optional_packages_load_on_use(tree: Tree) -> list[str]:
+    return [
+        f"{path}:{item.line}: {item.target} is optional; import it inside a function"
+        for path in tree
+        for item in imports(tree, path)
+        if item.at_load and any(is_under(item.target, package) for package in OPTIONAL)
+    ]
+
+
+def files_hold_one_idea(tree: Tree) -> list[str]:
+    return [
+        f"{path}: {len(source.splitlines())} lines, more than {MAX_LINES}"
+        for path, source in tree.items()
+        if len(source.splitlines()) > MAX_LINES
+    ] + [f"{path}: name it after what it does" for path in tree if Path(path).name == "utils.py"]
+
+
+LAWS = [
+    every_module_has_a_layer,
+    imports_point_one_way,
+    modules_load_in_some_order,
+    exact_modules_never_see_torch,
+    optional_packages_load_on_use,
+    files_hold_one_idea,
+]
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_source_obeys(law):
+    root = SRC / "nelbo"
+    tree = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in root.rglob("*.py")}
+    assert tree
+    assert law(tree) == []
+
+
+def test_command_line_starts_without_torch():
+    code = "import nelbo.cli.main, sys; assert 'torch' not in sys.modules, 'nelbo.cli.main imports torch'"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+# The checker itself
+
+GOOD: Tree = {
+    "__init__.py": "from importlib import import_module",
+    "__main__.py": "from nelbo.cli.main import main",
+    "errors.py": "class NelboError(ValueError): ...",
+    "gaussian.py": "import math\nimport torch\nfrom jaxtyping import Float",
+    "bound.py": "from nelbo import gaussian\nfrom nelbo.gaussian import alpha",
+    "nets/__init__.py": "from .unet import UNet",
+    "nets/unet.py": "from nelbo.gaussian import alpha",
+    "model.py": "from nelbo.nets.unet import UNet\nfrom nelbo.errors import NelboError",
+    "codec/tables.py": "import numpy",
+    "codec/rans.py": "from nelbo.codec.tables import f\nfrom nelbo.errors import NelboError",
+    "data/images.py": "def read():\n    import pyarrow.parquet",
+    "train/tracking.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch.utils.tensorboard import SummaryWriter\n"
+    ),
+    "cli/main.py": "def main():\n    from nelbo.train.loop import train",
+    "train/loop.py": "from nelbo.model import VDM\nfrom ..data.images import read",
+}
+BAD = {  # Each change breaks its law once, with this violation.
+    every_module_has_a_layer: [
+        ({"brand_new.py": ""}, "brand_new.py: in no layer"),
+        ({"extras/new.py": ""}, "extras/new.py: in no layer"),
+    ],
+    imports_point_one_way: [
+        ({"gaussian.py": "from nelbo.model import VDM"}, "gaussian.py:1: theory may not import nelbo.model"),
+        ({"gaussian.py": "from nelbo import model"}, "theory may not import nelbo.model"),
+        ({"gaussian.py": "from nelbo import load"}, "theory may not import nelbo"),
+        ({"gaussian.py": "import numpy as np"}, "theory may not import numpy"),
+        (
+            {"sampling.py": "def f():\n    from .nets import unet"},
+            "sampling.py:2: use may not import nelbo.nets.unet",
+        ),
+        ({"codec/archive.py": "from ..nets.unet import UNet"}, "use may not import nelbo.nets.unet"),
+        ({"data/images.py": "import nelbo.randomness"}, "data may not import nelbo.randomness"),
+        ({"train/loop.py": "import nelbo.cli.main"}, "train may not import nelbo.cli.main"),
+        ({"train/loop.py": "import_module('nelbo.cli')"}, "train may not import nelbo.cli"),
+        ({"interop/diffusers.py": "import nelbo.train.loop"}, "interop may not import nelbo.train.loop"),
+        ({"model.py": "import nelbo.brand_new"}, "model may not import nelbo.brand_new"),
+    ],
+    modules_load_in_some_order: [
+        ({"gaussian.py": "import nelbo.bound"}, "import cycle: nelbo."),
+        ({"nets/unet.py": "from nelbo.nets import UNet"}, "import cycle: nelbo.nets"),
+    ],
+    exact_modules_never_see_torch: [
+        ({"codec/rans.py": "def f():\n    import torch.nn"}, "codec/rans.py:2"),
+        ({"codec/tables.py": "from torch import Tensor"}, "codec/tables.py:1"),
+        ({"codec/rans.py": "import nelbo.codec.cdf", "codec/cdf.py": "import torch"}, "codec/cdf.py:1"),
+    ],
+    optional_packages_load_on_use: [
+        ({"data/images.py": "import pyarrow.parquet as pq"}, "pyarrow.parquet is optional"),
+        ({"data/images.py": "try:\n    import diffusers\nexcept ImportError: ..."}, "data/images.py:2"),
+        ({"train/tracking.py": "from torch.utils.tensorboard import SummaryWriter"}, "is optional"),
+    ],
+    files_hold_one_idea: [
+        ({"codec/long.py": "x = 1\n" * 351}, "codec/long.py: 351 lines, more than 350"),
+        ({"codec/utils.py": ""}, "codec/utils.py: name it"),
+    ],
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_law_accepts_a_good_tree(law):
+    assert law(GOOD) == []
+
+
+@pytest.mark.parametrize(("law", "change", "violation"), [(law, *case) for law, cases in BAD.items() for case in cases])
+def test_law_sees_a_violation(law, change, violation):
+    found = law({**GOOD, **change})
+    assert len(found) == 1
+    assert violation in found[0]
+
+
+def test_modules_belong_to_one_layer():
+    modules = [module for row in LAYERS.values() for module in row.modules]
+    assert len(modules) == len(set(modules))
+    assert all(row.may_import <= set(LAYERS) for row in LAYERS.values())
+
+
+def test_layers_have_an_order():
+    graphlib.TopologicalSorter({name: row.may_import for name, row in LAYERS.items()}).prepare()
