@@ -1,0 +1,1 @@
+"""Training: from a configuration and images to a model folder."""

@@ -1,0 +1,49 @@
+"""The model card that a run writes beside its weights."""
+
+import platform
+
+from nelbo.data.interface import Images, describe
+from nelbo.evaluation import Evaluation
+from nelbo.train.config import TrainConfig
+from nelbo.train.distributed import World
+
+_TEMPLATE = """# A variational diffusion model of {kind} images
+
+Trained by `nelbo train`; load it with `nelbo.load(FOLDER)`.
+
+| | |
+|---|---|
+| data | {n_data} images ({data}) |
+| images seen | {n_seen} of {n_planned}, in {hours:.2f} hours of training steps |
+| device | {device}, {precision} |
+| parameters | {n_parameters} |
+| bound on {n_test} images of {test} | {bound} |
+
+The weights are the run's exponential moving average. The configuration stands in `config.json`.
+"""
+
+
+def card(
+    config: TrainConfig,
+    data: Images,
+    test: Images | None,
+    result: Evaluation | None,
+    step: int,
+    seconds: float,
+    world: World,
+) -> str:
+    """Returns the model card in Markdown: data, compute and result."""
+    return _TEMPLATE.format(
+        kind=describe(config.model.image_shape),
+        n_data=len(data),
+        data=data.name,
+        n_seen=step * config.batch_size,
+        n_planned=config.n_updates * config.batch_size,
+        hours=seconds / 3600,
+        device=f"{world.size} x {world.device.type} ({platform.machine()})",
+        precision=config.precision,
+        n_parameters=sum(p.numel() for p in config.model.net.build(config.model.image_shape[0]).parameters()),
+        n_test=result.n_images if result else 0,
+        test=test.name if test else "a test set",
+        bound=f"{result.bpd:.4f} ± {result.standard_error:.4f} bpd, continuous time" if result else "not measured",
+    )

@@ -1,0 +1,103 @@
+"""What a training run is: one frozen configuration, whose durations are counted in images."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from nelbo.errors import NelboError
+from nelbo.model_config import Frozen, ModelConfig, first_problem
+
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainConfig(Frozen):
+    """Everything that decides the result of a run, but for the data.
+
+    Attributes:
+        model: What is trained.
+        n_steps: T of the bound that is minimised; None for continuous time.
+        n_images: Training images to see in all, repeats included.
+        batch_size: Images a step, over all processes.
+        learning_rate: Peak learning rate of AdamW.
+        decay: What the learning rate does after the warm-up: stay, or fall to zero along a cosine.
+        warmup_images: Images over which the learning rate rises linearly from zero.
+        betas: Decay rates of AdamW's moments.
+        weight_decay: AdamW's weight decay.
+        clip_norm: Largest norm of the gradient, in nats per dimension.
+        ema_rate: Decay of the weight average, reached gradually.
+        flip: Whether images are mirrored at random.
+        n_held_out: Images at the end of the training set that are kept for choosing, never trained on.
+        seed: The run's randomness.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+    """
+
+    model: ModelConfig = ModelConfig()
+    n_steps: int | None = Field(default=None, ge=1)
+    n_images: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    decay: Literal["constant", "cosine"] = "constant"
+    warmup_images: int = Field(default=12800, ge=0)
+    betas: tuple[_Rate, _Rate] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema_rate: _Rate = 0.9999
+    flip: bool = False
+    n_held_out: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def n_updates(self) -> int:
+        """Optimiser steps of the whole run; the last one may see images past ``n_images``."""
+        return -(-self.n_images // self.batch_size)
+
+
+def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """Returns a configuration with some fields changed.
+
+    Args:
+        config: Where to start.
+        settings: ``field=value`` each, with dots into nested fields and values as JSON (a bare word is a string).
+
+    Raises:
+        NelboError: If a setting is no such pair, names an unknown field or has a bad value.
+    """
+    fields = config.model_dump(mode="json")
+    for setting in settings:
+        _assign(fields, setting)
+    try:
+        return TrainConfig.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise NelboError(f"bad setting: {first_problem(error)}") from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns one line for each field in which two configurations, as nested dictionaries, differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return lines
+
+
+def _assign(fields: Any, setting: str) -> None:  # noqa: ANN401
+    path, separator, value = setting.partition("=")
+    *parents, name = path.split(".")
+    for parent in parents:
+        fields = fields.get(parent) if isinstance(fields, dict) else None
+    if not separator or not isinstance(fields, dict) or name not in fields:
+        raise NelboError(f"--set takes FIELD=VALUE with a field of the configuration, got {setting!r}; see --dry-run")
+    fields[name] = _parsed(value)
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

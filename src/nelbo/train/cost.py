@@ -1,0 +1,92 @@
+"""What a run costs, worked out on fake tensors, without storage or time: parameters, operations, memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from nelbo.errors import NelboError
+from nelbo.train.config import TrainConfig
+
+_BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, in float32
+
+
+@contextmanager
+def settings_fit() -> Iterator[None]:
+    """Says in one line what torch.nn says at length about sizes that do not fit together.
+
+    Raises:
+        NelboError: If the block builds or runs a network that its settings do not allow.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise NelboError(f"the model cannot be built with these settings: {problem}") from None
+
+
+def n_parameters(config: TrainConfig) -> int:
+    """Returns the number of the network's parameters."""
+    with FakeTensorMode():
+        return sum(p.numel() for p in _net(config).parameters())
+
+
+def forward_flop(config: TrainConfig) -> int:
+    """Returns the floating-point operations of one network evaluation of one image, 2 for each multiply-add."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        _evaluate(_net(config), config)
+    return counter.get_total_flops()
+
+
+def activation_bytes(config: TrainConfig) -> int:
+    """Returns the bytes that one image's forward pass keeps for the backward pass, in float32."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with FakeTensorMode():
+        net = _net(config)
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = _evaluate(net, config)  # alive until all are counted, so that no two storages share a name
+        del output
+        return sum(kept[name] for name in kept.keys() - {_storage(p) for p in net.parameters()})
+
+
+def describe_run(config: TrainConfig) -> str:
+    """Returns the configuration and its cost as text for people.
+
+    Raises:
+        NelboError: If the network cannot be built or does not take the model's images.
+    """
+    with settings_fit():
+        n, flop, activations = n_parameters(config), forward_flop(config), activation_bytes(config)
+    memory = n * _BYTES_PER_PARAMETER + config.batch_size * activations
+    run = f"{config.n_updates} steps, {config.n_images} images, {3 * flop * config.n_images:.3g} FLOP"
+    return "\n".join(
+        [
+            config.model_dump_json(indent=2),
+            f"parameters          {n / 1e6:.2f} M",
+            f"network evaluation  {flop / 1e9:.3f} GFLOP an image",
+            f"training            {3 * flop / 1e9:.3f} GFLOP an image (forward and backward)",
+            f"whole run           {run}",
+            f"memory              {memory / 2**30:.2f} GiB in float32 at batch {config.batch_size}, half in bfloat16",
+        ]
+    )
+
+
+def _net(config: TrainConfig) -> nn.Module:
+    return config.model.net.build(config.model.image_shape[0])
+
+
+def _evaluate(net: nn.Module, config: TrainConfig) -> Tensor:
+    return net(torch.empty(1, *config.model.image_shape), torch.empty(1))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

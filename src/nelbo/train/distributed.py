@@ -1,0 +1,97 @@
+"""Training in several processes, started by ``torchrun``; alone, the same code is one process of one."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed
+
+from nelbo.device import choose_device
+from nelbo.errors import NelboError
+
+_PATIENCE = timedelta(hours=12)  # The first process evaluates while the others wait.
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run.
+
+    Attributes:
+        rank: Its number, from 0.
+        size: How many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def part(self, n_batch: int) -> range:
+        """Returns this process's positions in a batch.
+
+        Raises:
+            NelboError: If the batch does not split evenly.
+        """
+        if n_batch % self.size:
+            raise NelboError(f"a batch of {n_batch} does not split over {self.size} processes: change batch_size")
+        share = n_batch // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def mean(self, value: Float[Tensor, ""]) -> float:
+        """Returns the mean of a number that each process has one of."""
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return value.item() / self.size
+
+    def let_first(self, action: Callable[[], object]) -> None:
+        """Runs an action in the first process while the others wait.
+
+        Raises:
+            NelboError: In every process, if the action raises one.
+        """
+        problem: list[str | None] = [None]
+        if self.is_first:
+            try:
+                action()
+            except NelboError as error:
+                problem = [str(error)]
+        if self.size > 1:
+            distributed.broadcast_object_list(problem, device=self.device)
+        if problem[0] is not None:
+            raise NelboError(problem[0])
+
+    def wait(self) -> None:
+        """Waits until every process is here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Yields this process's place in the world that ``torchrun`` describes in the environment.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``; auto takes CUDA where there is one.
+
+    Raises:
+        NelboError: If CUDA is asked for and there is none.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if size > 1:
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield World(rank, size, place)
+    finally:
+        if size > 1:
+            distributed.destroy_process_group()

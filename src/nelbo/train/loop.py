@@ -1,0 +1,196 @@
+"""The training loop: from a configuration and images to a run folder, resumable after any interruption.
+
+A step is a function of the state (weights, their average, the optimiser's moments) and of (seed, rank, step), from
+which all its randomness derives. Running on after a resumption is therefore the same computation as never having
+stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nelbo.data.interface import Images
+from nelbo.draws import to_device, training_draws
+from nelbo.errors import NelboError
+from nelbo.model import VDM
+from nelbo.precision import Precision, autocast, resolve_precision, set_precision
+from nelbo.randomness import generator
+from nelbo.train.batches import read_batch
+from nelbo.train.checkpoint import Checkpoints
+from nelbo.train.config import TrainConfig
+from nelbo.train.distributed import World
+from nelbo.train.ema import WeightAverage
+from nelbo.train.objective import Objective
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often a run does what does not change its result, in steps.
+
+    Attributes:
+        log: Writes a line of metrics.
+        checkpoint: Writes the training state.
+        evaluate: Measures the bound on the test set, draws samples, writes the model folder.
+    """
+
+    log: int = 50
+    checkpoint: int = 500
+    evaluate: int = 2000
+
+    def __post_init__(self) -> None:
+        """Raises NelboError if one is not positive."""
+        for name, steps in vars(self).items():
+            if steps < 1:
+                raise NelboError(f"the interval between one {name} and the next is at least 1 step, got {steps}")
+
+
+class Trainer:
+    """The state of a run and one step of it.
+
+    Args:
+        config: The run.
+        data: The images to train on.
+        world: This process.
+        compiled: Whether to compile the objective.
+    """
+
+    def __init__(self, config: TrainConfig, data: Images, world: World, compiled: bool = False) -> None:
+        self.config, self.data, self.world = config, data, world
+        self.precision: Precision = resolve_precision(config.precision, world.device)
+        torch.manual_seed(_torch_seed("initial weights", config.seed))
+        self.model = VDM(config.model)
+        set_precision(self.model, world.device, self.precision)
+        self.average = WeightAverage(self.model, config.ema_rate)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optimizer(self.model, config)
+        self.objective = _wrapped(Objective(self.model, config.n_steps), world, compiled)
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []  # of the steps since the last line of metrics
+
+    def run_step(self) -> float:
+        """Makes one step; returns the whole batch's loss in bits per dimension.
+
+        Raises:
+            NelboError: If the gradient is not finite.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        loss = self._loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        if not math.isfinite(norm):
+            raise NelboError(
+                f"training diverged at step {self.step} (gradient norm {norm.item()}): lower learning_rate or "
+                "clip_norm; the last checkpoint is untouched"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimizer.step()
+        self.step += 1
+        self.average.update(self.model, self.step)
+        self.seconds += time.perf_counter() - started
+        self.losses.append(self.world.mean(loss.detach()))
+        return self.losses[-1]
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that a later process needs to go on."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up a state, the inverse of :meth:`state`."""
+        self.step, self.seconds, self.losses = state["step"], state["seconds"], list(state["losses"])
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _loss(self) -> torch.Tensor:
+        config, world = self.config, self.world
+        part = world.part(config.batch_size)
+        torch.manual_seed(_torch_seed("dropout", config.seed, world.rank, self.step))
+        images = read_batch(self.data, part, config.batch_size, config.seed, self.step, config.flip)
+        draws = training_draws(part, config.batch_size, config.model.image_shape, config.seed, self.step)
+        with autocast(world.device, self.precision):
+            return self.objective(images.to(world.device), to_device(draws, world.device))
+
+
+def train(
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    intervals: Intervals,
+    on_log: Callable[[int, float], object],
+    on_evaluate: Callable[[int], object],
+    must_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Runs a trainer to the end of its configuration, from its last checkpoint if there is one.
+
+    Args:
+        trainer: The run.
+        checkpoints: Where its states are kept.
+        intervals: How often it logs, checkpoints and evaluates.
+        on_log: Called with the step and the mean loss in bits per dimension since the last call.
+        on_evaluate: Called with the step, in every process.
+        must_stop: Asked after each step whether to checkpoint and stop early.
+
+    Returns:
+        Whether the run is complete.
+    """
+    if (state := checkpoints.load_latest()) is not None:
+        trainer.load_state(state)
+    while trainer.step < trainer.config.n_updates:
+        trainer.run_step()
+        is_last = trainer.step == trainer.config.n_updates
+        stopping = must_stop()
+        if trainer.step % intervals.log == 0 or is_last:
+            on_log(trainer.step, sum(trainer.losses) / len(trainer.losses))
+            trainer.losses.clear()
+        if trainer.step % intervals.evaluate == 0 or is_last:
+            on_evaluate(trainer.step)  # Before the checkpoint: a run killed in between evaluates this step again.
+        if (trainer.step % intervals.checkpoint == 0 or is_last or stopping) and trainer.world.is_first:
+            checkpoints.save(trainer.step, trainer.state())
+        if stopping:
+            break
+    return trainer.step == trainer.config.n_updates
+
+
+def optimizer(model: VDM, config: TrainConfig) -> torch.optim.AdamW:
+    """Returns AdamW over what training moves; the noise schedule's ends are no weights and do not decay."""
+    of_schedule = [p for p in model.noise_schedule.parameters() if p.requires_grad]
+    of_net = [p for p in model.net.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": of_net, "weight_decay": config.weight_decay}]
+    if of_schedule:
+        groups.append({"params": of_schedule, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, config.learning_rate, betas=config.betas)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Returns the learning rate of a step: a linear rise, then constant or half a cosine down to zero."""
+    warmup = min(1.0, (step + 1) * config.batch_size / max(config.warmup_images, 1))
+    if config.decay == "constant":
+        return config.learning_rate * warmup
+    return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / config.n_updates))
+
+
+def _wrapped(objective: Objective, world: World, compiled: bool) -> nn.Module:
+    module: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
+    if compiled:
+        module.compile()
+    return module
+
+
+def _torch_seed(purpose: str, *key: int) -> int:
+    return int(generator(purpose, *key).integers(2**63))

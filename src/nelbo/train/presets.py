@@ -1,0 +1,63 @@
+"""Ready-made training runs, one table: the bundled models', and the paper's as published.
+
+The published runs are those of the official configurations and of the paper's appendix B: AdamW at 2e-4 with betas
+(0.9, 0.99) and weight decay 0.01, an average with rate 0.9999, gamma from -13.3 to 5 with learned ends.
+"""
+
+from nelbo.errors import NelboError
+from nelbo.model_config import LinearConfig, ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.train.config import TrainConfig
+
+_LEARNED_ENDS = LinearConfig(learned=True)
+
+
+def _published(size: int, net: UNetConfig, batch_size: int, n_updates: int, flip: bool = False) -> TrainConfig:
+    """Returns a run of the paper on RGB images."""
+    return TrainConfig(
+        model=ModelConfig(image_shape=(3, size, size), net=net, noise_schedule=_LEARNED_ENDS),
+        batch_size=batch_size,
+        n_images=batch_size * n_updates,
+        warmup_images=100 * batch_size,
+        flip=flip,
+    )
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "cifar10-small": TrainConfig(
+        model=ModelConfig(net=UNetMultiscaleConfig(), prediction="v"),
+        n_images=640_000,
+        batch_size=32,
+        learning_rate=1e-3,
+        decay="cosine",
+        warmup_images=6_400,
+        ema_rate=0.999,
+        flip=True,
+        n_held_out=1_000,
+    ),
+    "mnist": TrainConfig(
+        model=ModelConfig(
+            image_shape=(1, 28, 28),
+            net=UNetMultiscaleConfig(channels=(32, 64), n_blocks_down=(1, 2), n_blocks_up=(1, 2), heads=(0, 0)),
+            prediction="v",
+        ),
+        n_images=600_000,
+        learning_rate=1e-3,
+        decay="cosine",
+        ema_rate=0.999,
+    ),
+    "cifar10": _published(32, UNetConfig(), 128, 10_000_000),
+    "cifar10-aug": _published(32, UNetConfig(n_channels=256, attention=True, dropout=0.05), 1024, 2_000_000, True),
+    "imagenet32": _published(32, UNetConfig(n_channels=256), 512, 2_000_000),
+    "imagenet64": _published(64, UNetConfig(n_channels=256, n_blocks=64), 512, 2_000_000),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """Returns a preset by name.
+
+    Raises:
+        NelboError: If there is none of that name; the message lists them.
+    """
+    if name not in PRESETS:
+        raise NelboError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,203 @@
+"""Run folders: everything one training run reads and leaves, so that the same call again goes on where it stopped.
+
+``config.json`` what the run is, ``metrics.jsonl`` and ``tensorboard/`` its numbers, ``samples/`` grids of images,
+``checkpoints/`` its states, ``model/`` the averaged weights as a model folder.
+"""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nelbo.atomic import new_file
+from nelbo.data.interface import Images, describe
+from nelbo.errors import NelboError
+from nelbo.evaluation import Evaluation, evaluate
+from nelbo.pictures import save_grid
+from nelbo.precision import resolve_precision
+from nelbo.pretrained import save
+from nelbo.sampling import sample
+from nelbo.train.card import card
+from nelbo.train.checkpoint import Checkpoints
+from nelbo.train.config import TrainConfig, differences
+from nelbo.train.cost import settings_fit
+from nelbo.train.distributed import World, join_world
+from nelbo.train.loop import Intervals, Trainer, train
+from nelbo.train.tracking import Metrics
+
+N_SAMPLES, SAMPLE_STEPS = 16, 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run in its folder.
+
+    Attributes:
+        config: What is trained, and how.
+        data: The training images, without those held out.
+        test: Images that the bound is measured on as the run goes; None for none.
+        folder: The run folder.
+        intervals: How often it logs, checkpoints and evaluates.
+        compiled: Whether to compile the training step.
+    """
+
+    config: TrainConfig
+    data: Images
+    test: Images | None
+    folder: Path
+    intervals: Intervals
+    compiled: bool = False
+
+    def go(self, device: str = "auto") -> bool:
+        """Trains to the end, from where an earlier call stopped; returns whether it is complete.
+
+        Raises:
+            NelboError: If the images do not fit the model, or the folder holds another run.
+        """
+        for images in (self.data, self.test):
+            if images is not None:
+                check_images(self.config, images)
+        with join_world(device) as world:
+            world.part(self.config.batch_size)
+            trainer = self._trainer(world)  # Before the folder is claimed: what cannot be trained leaves no trace.
+            world.let_first(lambda: claim_folder(self.folder, self._identity(world)))
+            return self._train(trainer)
+
+    def _trainer(self, world: World) -> Trainer:
+        """Returns a trainer whose network has been seen to work."""
+        with settings_fit(), torch.no_grad():
+            trainer = Trainer(self.config, self.data, world, self.compiled)
+            z = torch.zeros(1, *self.config.model.image_shape, device=world.device)
+            trainer.average.model.denoise(z, torch.zeros(1, device=world.device))
+            return trainer
+
+    def _train(self, trainer: Trainer) -> bool:
+        world = trainer.world
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        start = max(checkpoints.steps(), default=0)
+        metrics = Metrics(self.folder, start) if world.is_first else None
+        batch = self.config.batch_size
+        total = self.config.n_updates * batch
+        with (
+            tqdm(total=total, initial=start * batch, unit="img", disable=None if world.is_first else True) as bar,
+            asked_to_stop(world) as must_stop,
+        ):
+
+            def on_log(step: int, loss: float) -> None:
+                bar.update(step * batch - bar.n)
+                bar.set_postfix(loss=f"{loss:.4f}")
+                if metrics:
+                    metrics.write(step, step * batch, {"loss_bpd": loss, "seconds": round(trainer.seconds, 1)})
+
+            def on_evaluate(step: int) -> None:
+                if metrics:
+                    self._evaluate(trainer, metrics, step)
+                world.wait()
+
+            return train(trainer, checkpoints, self.intervals, on_log, on_evaluate, must_stop)
+
+    def _evaluate(self, trainer: Trainer, metrics: Metrics, step: int) -> None:
+        """Measures the averaged model, draws samples from it, and writes it."""
+        model = trainer.average.model
+        result: Evaluation | None = None
+        if self.test is not None:
+            result = evaluate(model, self.test, precision=trainer.precision)
+            values = {"test_bpd": result.bpd, "test_standard_error": result.standard_error}
+            metrics.write(step, step * self.config.batch_size, values)
+        images = sample(model, SAMPLE_STEPS, range(N_SAMPLES), precision=trainer.precision)
+        save_grid(images, self.folder / "samples" / f"{step:09d}.png")
+        text = card(self.config, self.data, self.test, result, step, trainer.seconds, trainer.world)
+        save(model, self.folder / "model", text)
+
+    def _identity(self, world: World) -> dict[str, Any]:
+        """Returns what must not change between the calls of one run."""
+        fields = self.config.model_dump(mode="json")
+        fields["precision"] = resolve_precision(self.config.precision, world.device)
+        return {**fields, "data": {"n_images": len(self.data), "shape": list(self.data.shape)}}
+
+
+def hold_out(data: Images, n_held_out: int) -> tuple[Images, Images | None]:
+    """Returns a training set without its last images, and these; None for none.
+
+    Raises:
+        NelboError: If nothing would be left to train on.
+    """
+    if n_held_out == 0:
+        return data, None
+    if n_held_out >= len(data):
+        raise NelboError(
+            f"{data.name} has {len(data)} images and the configuration holds out {n_held_out} of them: "
+            "pass more images, or --set n_held_out=0"
+        )
+    cut = len(data) - n_held_out
+    return data.select(range(cut)), data.select(range(cut, len(data)))
+
+
+def check_images(config: TrainConfig, data: Images) -> None:
+    """Raises NelboError unless the images have the model's shape."""
+    if tuple(data.shape) != config.model.image_shape:
+        raise NelboError(
+            f"{data.name}: the images are {describe(data.shape)}, the preset's model takes "
+            f"{describe(config.model.image_shape)}: use images of that size, or --set model.image_shape"
+        )
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Makes a run folder, or checks that an existing one holds the same run.
+
+    Raises:
+        NelboError: If it holds another run (the message gives the differences) or something else.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        if changes := differences(_read_identity(path), identity):
+            raise NelboError(
+                f"{folder} holds another run ({'; '.join(changes)}): undo the change or choose another --out"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+        raise NelboError(f"{folder} exists and is no training run: choose another --out")
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    try:
+        identity = json.loads(path.read_text())
+    except ValueError:
+        identity = None
+    if not isinstance(identity, dict):
+        raise NelboError(f"{path} is damaged: restore it or choose another --out")
+    return identity
+
+
+@contextmanager
+def asked_to_stop(world: World) -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether the process was interrupted, so that the run can stop after a whole step.
+
+    Only a single process waits for its step: several could not agree on which step to stop at.
+    """
+    signals: list[int] = []
+    if world.size > 1:
+        yield lambda: False
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    previous = {name: signal.getsignal(name) for name in names}
+
+    def on_signal(number: int, _: object) -> None:
+        signals.append(number)
+        signal.signal(number, previous[signal.Signals(number)])  # A second one does not wait.
+
+    for name in names:
+        signal.signal(name, on_signal)
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
