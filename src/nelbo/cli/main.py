@@ -1,0 +1,48 @@
+"""The command line: one table of verbs, and the one place where errors become messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from nelbo.cli.data import data
+from nelbo.cli.eval import evaluate
+from nelbo.cli.import_model import import_model
+from nelbo.cli.info import info
+from nelbo.cli.sample import sample
+from nelbo.cli.train import train
+from nelbo.errors import NelboError
+
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "sample": sample,
+    "info": info,
+    "import": import_model,
+    "data": data,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command: exit status 0 if all went well, 1 on failure, 2 on wrong usage."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="nelbo",
+            description="Variational diffusion models, judged in bits per dimension.",
+            args=arguments,
+        )
+        sys.stdout.flush()
+    except NelboError as error:
+        print(f"nelbo: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("nelbo: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # The reader of our output has left: what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"nelbo: {error}", file=sys.stderr)
+        sys.exit(1)

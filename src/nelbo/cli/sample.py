@@ -1,0 +1,51 @@
+"""``nelbo sample``: draws images from a model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nelbo.cli.arguments import check_batch_size, parse_seeds, parse_steps
+from nelbo.errors import NelboError
+
+
+def sample(
+    model: Annotated[str, tyro.conf.Positional],
+    out: Path,
+    steps: str = "250",
+    seeds: str = "0-15",
+    batch_size: int = 64,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Draws images from a model by ancestral sampling: OUT/grid.png and one OUT/SEED.png for each seed.
+
+    Args:
+        model: A bundled model's name or a model folder.
+        out: The folder to write to.
+        steps: Steps of the chain, each one network evaluation.
+        seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.
+        batch_size: Images walked together.
+        precision: The network's arithmetic; auto is the device's fastest.
+        device: Where to compute.
+    """
+    check_batch_size(batch_size)
+    numbers, n_steps = parse_seeds(seeds), parse_steps(steps)
+    if n_steps is None:
+        raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
+
+    from nelbo.cli.arguments import progress_bar
+    from nelbo.device import choose_device
+    from nelbo.pictures import save_grid, save_png
+    from nelbo.pretrained import load
+    from nelbo.sampling import sample as draw
+
+    loaded = load(model, choose_device(device))
+    out.mkdir(parents=True, exist_ok=True)  # A place that cannot be written is found before the work, not after it.
+    n_calls = n_steps * -(-len(numbers) // batch_size)
+    with progress_bar(n_calls, "step") as advance:
+        images = draw(loaded, n_steps, numbers, batch_size, precision, advance)
+    for number, image in zip(numbers, images, strict=True):
+        save_png(image, out / f"{number:06d}.png")
+    save_grid(images, out / "grid.png")
+    print(f"{len(numbers)} images: {out / 'grid.png'}")
