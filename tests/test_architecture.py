@@ -37,7 +37,7 @@ LAYERS: Mapping[str, Layer] = {
     "theory": layer("gaussian noise_schedule decoder reverse bound", "errors", outside="torch jaxtyping"),
     "randomness": layer("randomness draws", "theory"),
     "nets": layer("nets", "theory errors"),
-    "model": layer("model model_config pretrained precision", "nets theory randomness errors"),
+    "model": layer("model model_config pretrained precision device", "nets theory randomness errors"),
     "data": layer("data pictures", "errors"),
     "use": layer("evaluation sampling time_schedule codec", "model data theory randomness errors"),
     "train": layer("train", "use model data nets theory randomness errors"),

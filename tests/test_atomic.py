@@ -82,3 +82,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
     with pytest.raises(NelboError, match=r"cannot write .*target.txt"):
         write(tmp_path / "file" / "target.txt", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NelboError, match="is a folder"):
+        write_file(tmp_path / "folder", "a")
+    with pytest.raises(NelboError, match="is a file"):
+        write_folder(tmp_path / "file", "a")
+    assert tree(tmp_path) == {"file": "mine"}

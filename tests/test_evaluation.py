@@ -213,3 +213,17 @@ def test_damaged_weights_are_refused(exact_model):
     broken = exact_model(MixtureDenoiser(torch.full((1, *SHAPE), math.nan)), Linear(-13.3, 5.0))
     with pytest.raises(NelboError, match="not finite"):
         evaluate(broken, DATA)
+
+
+def test_the_error_of_one_image_is_null_in_json(model, tmp_path):
+    evaluate(model, DATA.select([0])).save(tmp_path / "one.json")
+    assert json.loads((tmp_path / "one.json").read_text(), parse_constant=pytest.fail)["standard_error"] is None
+
+
+@pytest.mark.parametrize("gamma_0", [math.nan, math.inf])
+def test_a_damaged_noise_schedule_is_refused(exact_model, gamma_0):
+    damaged = exact_model(MixtureDenoiser(to_unit(pixels(4))), Linear(-13.3, 5.0))
+    with torch.no_grad():
+        damaged.noise_schedule.start.fill_(gamma_0)
+    with pytest.raises(NelboError, match="damaged"):
+        evaluate(damaged, DATA)

@@ -17,6 +17,7 @@ from nelbo.model_config import (
     TableConfig,
     UNetConfig,
     UNetMultiscaleConfig,
+    parse_model_config,
 )
 from nelbo.pretrained import load, save
 
@@ -229,3 +230,53 @@ def test_eps_and_v_are_the_same_model_when_their_outputs_match():
 
 def test_a_model_is_where_its_parameters_and_buffers_are():
     assert random_model(CONFIGS["table"]).to("meta").device == torch.device("meta")
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(NelboError, match="no model folder"):
+        save(random_model(UNET), tmp_path, "card")
+    assert [file.name for file in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_measuring_a_model_in_training_mode_does_not_drop_features():
+    model = random_model(UNET).train()
+    images = torch.randint(256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    first, second = model.bound(images), model.bound(images)
+    torch.testing.assert_close(first.total, second.total, rtol=0, atol=0)
+
+
+def test_no_images_and_negative_seeds_are_refused():
+    model = random_model(UNET)
+    with pytest.raises(NelboError, match="no images"):
+        model.check_images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(NelboError, match="-1"):
+        model.bound(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), seed=-1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_shape": [3, 0, 8]},
+        {"image_shape": [2, 8, 8]},
+        {"net": {"type": "unet", "gamma_range": [5, 5]}},
+        {"net": {"type": "unet", "fourier": [200]}},
+        {"net": {"type": "unet_multiscale", "channels": []}},
+        {"net": {"type": "unet_multiscale", "channels": [0, 64, 128]}},
+        {"net": {"type": "unet_multiscale", "heads": [0, 0, -4]}},
+        {"net": {"type": "unet_multiscale", "n_blocks_up": [2, -2, 1]}},
+        {"net": {"type": "no_such_net"}},
+        {"no_such_field": 1},
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_one_line(settings):
+    with pytest.raises(NelboError) as caught:
+        parse_model_config(json.dumps(settings), "config.json")
+    assert str(caught.value).startswith("config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_heads_must_divide_their_channels():
+    config = UNetMultiscaleConfig(channels=(32, 64, 128), heads=(0, 0, 3))
+    with pytest.raises(NelboError, match="divide"):
+        config.build(3)

@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from nelbo.errors import NelboError
 from nelbo.gaussian import alpha
 
 N_VALUES = 256
 HALF_STEP = 1 / N_VALUES
+_COARSE = 10.0  # From this gamma on, every value carries weight.
 
 
 def to_unit(values: Integer[Tensor, "*chw"]) -> Float[Tensor, "*chw"]:
@@ -135,8 +137,14 @@ def window_radius(gamma_0: Float[Tensor, ""]) -> int:
     A value k steps from the nearest, itself at most half a step away, weighs at most
     :math:`\exp(-((k - \tfrac12)^2 - \tfrac14) / (2 \tau^2))` of it, with :math:`\tau` the noise in grey levels;
     beyond the radius that is below :math:`e^{-45}`, which all values together cannot turn into a digit of a float64.
+
+    Raises:
+        NelboError: If ``gamma_0`` is not finite.
     """
-    tau = math.exp(gamma_0.item() / 2) * N_VALUES / 2
+    gamma = gamma_0.item()
+    if not math.isfinite(gamma):
+        raise NelboError(f"gamma_0 is {gamma}: the noise schedule is damaged")
+    tau = math.exp(min(gamma, _COARSE) / 2) * N_VALUES / 2
     return min(N_VALUES - 1, math.ceil(0.5 + math.sqrt(90 * tau**2 + 0.25)))
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -62,9 +63,9 @@ class Evaluation:
         return {"prior": self.prior, "reconstruction": self.reconstruction, "diffusion": self.diffusion}
 
     def save(self, path: Path) -> None:
-        """Writes the result as JSON, whole or not at all."""
+        """Writes the result as JSON, whole or not at all; the standard error of a single image is null."""
         with new_file(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(_without_nan(asdict(self)), indent=2) + "\n")
 
 
 def evaluate(
@@ -146,6 +147,11 @@ def standard_error(values: Float[Tensor, " n"], phase: Float[Tensor, " n"]) -> f
         return math.nan
     steps = values[phase.argsort()].diff()
     return math.sqrt(steps.square().sum().item() / (2 * n * (n - 1)))
+
+
+def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns JSON's view of a result, in which there is no NaN."""
+    return json.loads(json.dumps(fields), parse_constant=lambda _: None)
 
 
 def _row(evaluation: Evaluation) -> tuple[str, ...]:

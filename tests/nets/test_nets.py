@@ -182,3 +182,31 @@ def test_the_embedding_tells_neighbouring_times_apart():
     distances = torch.cdist(embedding, embedding) + 10 * torch.eye(101)
     assert distances.min() > 0.01
     torch.testing.assert_close(embedding[0], torch.cat([torch.zeros(8), torch.ones(8)]), rtol=0, atol=0)
+
+
+@every
+def test_in_bfloat16_a_network_still_sees_the_lowest_bits(make):
+    """Two latents that bfloat16 cannot tell apart, half a grey level from each other, have different outputs.
+
+    Fails where the first convolution runs under autocast.
+    """
+    net = randomised(make())
+    z = torch.full((1, 3, 8, 8), 0.75)
+    other = z + 1 / 512
+    torch.testing.assert_close(z.bfloat16(), other.bfloat16(), rtol=0, atol=0)
+    gamma = torch.full((1,), -13.0)
+    exact = net(other, gamma) - net(z, gamma)
+    with torch.no_grad(), autocast(z.device, "bfloat16"):
+        change = net(other, gamma) - net(z, gamma)
+    error = (change - exact).norm() / exact.norm()
+    assert error < 0.2
+
+
+@every
+def test_a_network_does_not_notice_autocast_beyond_rounding(make):
+    net = randomised(make())
+    z, gamma = inputs()
+    with torch.no_grad(), autocast(z.device, "bfloat16"):
+        rounded = net(z, gamma)
+    exact = net(z, gamma)
+    assert (rounded - exact).square().mean() < 1e-3 * exact.square().mean()

@@ -3,7 +3,6 @@
 import math
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
@@ -85,4 +84,4 @@ class ResidualBlock(nn.Module):
         if not self.modulated:
             return self.norm2(h + condition)
         scale, shift = condition.chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.norm2(h) * (1 + scale) + shift
