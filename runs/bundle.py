@@ -1,0 +1,46 @@
+"""Turns a finished run into a bundled model: half-precision weights, measured as they are on a whole test set.
+
+    python runs/bundle.py out/cifar10-small data/cifar10-test.npz src/nelbo/assets/cifar10-small
+
+Writes the model folder and, in it, ``test.json`` with the bound in continuous time, one pass, float32.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nelbo.data.images import open_images
+from nelbo.evaluation import Evaluation, evaluate
+from nelbo.pretrained import load, save
+
+
+def bundle(run: Path, test: Path, asset: Path) -> Evaluation:
+    """Writes the asset and returns its test bound."""
+    card = (run / "model" / "README.md").read_text()
+    save(load(run / "model"), asset, card, torch.float16)
+    model, images = load(asset), open_images(test)
+    with tqdm(total=len(images), unit="img", disable=None) as bar:
+        result = evaluate(model, images, precision="float32", progress=bar.update)
+    save(model, asset, card + result_section(result, test.stem), torch.float16)
+    result.save(asset / "test.json")
+    return result
+
+
+def result_section(result: Evaluation, name: str) -> str:
+    """Returns the part of the card that states the bundled model's result."""
+    return (
+        f"\n## Result\n\nWith the bundled float16 weights, on all of `{name}` ({result.n_images} images, none used for "
+        f"training or for choosing between models), continuous time, one pass in float32, seed {result.seed}:\n\n"
+        f"**{result.bpd:.4f} ± {result.standard_error:.4f} bits per dimension** "
+        f"(prior {result.prior.bpd:.4f}, reconstruction {result.reconstruction.bpd:.4f}, "
+        f"diffusion {result.diffusion.bpd:.4f}).\n"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for argument in ("run", "test", "asset"):
+        parser.add_argument(argument, type=Path)
+    print(bundle(**vars(parser.parse_args())))
