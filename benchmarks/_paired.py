@@ -1,4 +1,4 @@
-"""Times two paths in turn, A B A B ..., so that their ratio holds when the machine's speed drifts."""
+"""Times paths in turn, A B A B ..., so that their ratios hold when the machine's speed drifts."""
 
 import argparse
 import json
@@ -13,31 +13,31 @@ from nelbo.atomic import new_file
 
 
 def compare(name: str, n_images: int, paths: Mapping[str, Callable[[], object]], rounds: int, out: Path | None) -> None:
-    """Prints images a second of two paths and the median of their ratio, round by round; writes them as JSON.
+    """Prints images a second of each path and the median of its ratio to the first, round by round; writes JSON.
 
     Args:
         name: What is measured.
         n_images: Images that one call of a path works on.
-        paths: The baseline, then the other, by name.
-        rounds: How often each is timed, after one call that is not.
+        paths: The paths by name, the baseline first.
+        rounds: How often each is timed, after two calls that are not.
         out: Where to write the result.
     """
     for path in paths.values():
-        path()
+        path(), path()
     seconds: dict[str, list[float]] = {label: [] for label in paths}
     for _ in range(rounds):
         for label, path in paths.items():
             seconds[label].append(_seconds(path))
-    baseline, other = seconds.values()
-    ratio = statistics.median(a / b for a, b in zip(baseline, other, strict=True))
-    print(f"{name}: {torch.get_num_threads()} threads, {rounds} rounds, medians")
+    baseline = next(iter(seconds.values()))
+    print(f"{name}: {torch.get_num_threads()} threads, medians of {rounds} rounds in turn")
+    results = {}
     for label, values in seconds.items():
-        print(f"  {label:<24} {n_images / statistics.median(values):8.1f} images/s")
-    print(f"  {'speed-up':<24} {ratio:8.2f} x")
+        ratio = statistics.median(a / b for a, b in zip(baseline, values, strict=True))
+        results[label] = {"images_per_second": n_images / statistics.median(values), "speed_up": ratio}
+        print(f"  {label:<28} {n_images / statistics.median(values):8.1f} images/s  {ratio:5.2f} x")
     if out is not None:
-        rates = {label: [n_images / value for value in values] for label, values in seconds.items()}
         with new_file(out) as temporary:
-            temporary.write_text(json.dumps({"images_per_second": rates, "speed_up": ratio}, indent=2) + "\n")
+            temporary.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def out_option(description: str | None) -> Path | None:
