@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nelbo.atomic import new_file, new_folder
+from nelbo.atomic import check_writable, new_file, new_folder
 from nelbo.errors import NelboError
 
 
@@ -91,4 +91,12 @@ def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path):
         write_file(tmp_path / "folder", "a")
     with pytest.raises(NelboError, match="is a file"):
         write_folder(tmp_path / "file", "a")
+    assert tree(tmp_path) == {"file": "mine"}
+
+
+def test_a_place_that_cannot_be_written_is_found_without_touching_anything(tmp_path):
+    check_writable(tmp_path / "deep" / "er" / "file")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NelboError, match=r"file is no folder"):
+        check_writable(tmp_path / "file" / "below")
     assert tree(tmp_path) == {"file": "mine"}

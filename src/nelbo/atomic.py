@@ -29,6 +29,7 @@ def new_file(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,11 +50,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())
                 _flush(file)
         temporary.chmod(0o777 & ~_umask())
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Finds before the work, rather than after it, that a file could not be written; touches nothing.
+
+    Raises:
+        NelboError: If the nearest folder above it that exists is no folder, or no writable one.
+    """
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise NelboError(f"cannot write {path}: {nearest} is no folder that can be written; choose another place")
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -62,6 +75,7 @@ def _replace_folder(new: Path, path: Path) -> None:
     if path.exists():
         path.replace(old)
     new.replace(path)
+    _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -73,9 +87,15 @@ def _writable(path: Path) -> Iterator[None]:
         raise NelboError(f"cannot write {path}: {error.strerror}; choose another place") from None
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo import bound
 from nelbo.atomic import new_file
 from nelbo.bound import Bound, to_bpd
+from nelbo.data.arrays import from_array
 from nelbo.data.interface import Images
 from nelbo.draws import evaluation_draws, evaluation_times, to_device
 from nelbo.errors import NelboError
@@ -70,7 +71,7 @@ class Evaluation:
 
 def evaluate(
     model: DiffusionModel,
-    data: Images,
+    data: Images | UInt8[Tensor, "n c h w"],
     n_steps: int | None = None,
     seed: int = 0,
     n_passes: int = 1,
@@ -84,7 +85,7 @@ def evaluate(
 
     Args:
         model: The model.
-        data: The images, of the model's shape.
+        data: The images, of the model's shape: a data set, or a tensor of pixel values.
         n_steps: T of the T-step chain, or None for continuous time.
         seed: The estimate's randomness.
         n_passes: How often each image is evaluated, at times spread evenly; T passes of a T-step bound visit every
@@ -97,6 +98,7 @@ def evaluate(
         NelboError: If the set is empty, its images do not fit the model, the model's output is no number, or a setting
             is out of range.
     """
+    data = data if isinstance(data, Images) else from_array(data)
     _check(model, data, n_steps, n_passes, batch_size)
     check_seed(seed)
     resolved = resolve_precision(precision, model.device)
@@ -131,22 +133,23 @@ def standard_error(values: Float[Tensor, " n"], phase: Float[Tensor, " n"]) -> f
     r"""Returns the standard error of the mean of values that were sampled at evenly spread phases.
 
     Even spreading removes the variation between times from the mean's error, so the plain deviation would overstate
-    it several times. Neighbours in phase differ by all that is left: the images and their noise,
+    it several times. Neighbours in phase differ by what is left, the images and their noise; the phase is a circle,
+    and the jump where it closes is an error of the mean too,
 
-    .. math:: \mathrm{se}^2 = \frac{1}{2 n (n - 1)} \sum_i (y_{(i+1)} - y_{(i)})^2 .
+    .. math:: \mathrm{se}^2 = \frac{1}{2 n^2} \sum_{i=1}^n (y_{(i+1)} - y_{(i)})^2, \qquad y_{(n+1)} = y_{(1)} .
 
     Args:
         values: One value per image.
         phase: Where in its cycle the image's time lay.
 
     References:
-        Introduction to Variance Estimation (Wolter, 2007), section 8.2, estimator v2 of systematic sampling.
+        Introduction to Variance Estimation (Wolter, 2007), section 8.2, after estimator v2 of systematic sampling.
     """
     n = len(values)
     if n < 2:
         return math.nan
-    steps = values[phase.argsort()].diff()
-    return math.sqrt(steps.square().sum().item() / (2 * n * (n - 1)))
+    around = values[phase.argsort()]
+    return math.sqrt((around.roll(-1) - around).square().sum().item() / 2) / n
 
 
 def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:

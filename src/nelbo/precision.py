@@ -1,5 +1,6 @@
 """Which arithmetic a network runs in: float32, or bfloat16 autocast where that is faster."""
 
+import platform
 from contextlib import AbstractContextManager
 from typing import Literal, get_args
 
@@ -17,7 +18,7 @@ def fastest_precision(device: torch.device) -> Precision:
     A CPU without bfloat16 instructions emulates it at a loss.
     """
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if _cpu_has_bfloat16() else "float32"
 
 
@@ -36,11 +37,13 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
 
 
 def set_precision(module: nn.Module, device: torch.device, precision: Precision) -> None:
-    """Lays the weights of a module out in the order that its precision is fastest in on a device, in place.
+    """Moves a module to a device, its weights in the order that the precision is fastest in there, in place.
 
-    That is channels last for bfloat16 on CUDA. On a CPU it never is: convolutions gain little, and the backward pass of
-    a group norm is several times slower (docs/log.md).
+    float32 means float32: convolutions are kept from rounding it to TF32 on CUDA. The order
+    is channels last for bfloat16 on CUDA; on a CPU it never is: convolutions gain little, and the backward pass of a
+    group norm is several times slower (docs/log.md).
     """
+    torch.backends.cudnn.allow_tf32 = False
     is_last = device.type == "cuda" and precision == "bfloat16"
     memory_format = torch.channels_last if is_last else torch.contiguous_format
     module.to(device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
@@ -52,4 +55,10 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def _cpu_has_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Returns whether convolutions run in bfloat16 by instructions made for it; oneDNN also emulates them, slowly."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, ask, bool)() for ask in asks)

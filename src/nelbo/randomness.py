@@ -1,8 +1,8 @@
 """Stateless randomness: every draw is a function of what it is for, so that re-batching and resuming change nothing.
 
 A draw is named by a purpose and integers (seed, image, step, ...). The names are hashed by NumPy's ``SeedSequence`` and
-expanded by its counter-based Philox generator, whose integers, uniforms and normals are the same on every processor;
-``torch.randn`` is not the same across CPU instruction sets.
+expanded by its counter-based Philox generator, whose integers and uniforms are the same on every processor, and whose
+normals are but for the last bit of rare tail values; ``torch.randn`` is not the same across CPU instruction sets.
 """
 
 from collections.abc import Iterable

@@ -89,16 +89,16 @@ def test_two_processes_killed_and_started_again_equal_two_left_alone(tmp_path, c
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     settings = {"log": 3, "checkpoint": 2, "evaluate": 100}  # With dropout: each process has its own.
     for process in start_two(command(whole, **settings))[0]:
-        process.join()
+        process.join(120)
         assert process.exitcode == 0
     processes, _ = start_two(command(killed, **settings))
     while not Checkpoints(killed / "checkpoints").steps() and processes[0].is_alive():
         pass
     for process in processes:
         process.kill()
-        process.join()
+        process.join(120)
     for process in start_two(command(killed, **settings))[0]:
-        process.join()
+        process.join(120)
         assert process.exitcode == 0
     torch.testing.assert_close(losses(killed), losses(whole), rtol=0, atol=0)
     for name in ("model", "average"):
@@ -113,7 +113,7 @@ def test_a_mistake_ends_both_processes_with_a_line_each(fault, tmp_path, command
         (out / "thesis.tex").touch()
     processes, said = start_two(command(out, *(["batch_size=15"] if fault == "batch" else [])))
     for process in processes:
-        process.join()
+        process.join(120)
         assert process.exitcode == 1
     expected = {"batch": "a batch of 15 does not split over 2 processes", "folder": "is no training run"}[fault]
     for text in said():

@@ -11,7 +11,7 @@ from nelbo.train.tracking import Metrics
 
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch):
-    monkeypatch.setattr(tracking, "_tensorboard_writer", lambda folder: lambda name, value, n_images: None)
+    monkeypatch.setattr(tracking, "_tensorboard_writer", lambda folder: lambda values, n_images: None)
 
 
 def steps(folder):

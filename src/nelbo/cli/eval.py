@@ -35,6 +35,7 @@ def evaluate(
     n_steps = parse_steps(steps)
     check_batch_size(batch_size)
 
+    from nelbo.atomic import check_writable
     from nelbo.cli.arguments import progress_bar
     from nelbo.data.images import open_images
     from nelbo.device import choose_device
@@ -44,8 +45,11 @@ def evaluate(
 
     loaded = load(model, choose_device(device))
     images = open_images(data)
+    if json is not None:
+        check_writable(json)
     with progress_bar(len(images), "img") as advance:
         result = measure(loaded, images, n_steps, seed, passes, batch_size, precision, advance)
     print(table([result]))
+    print(f"bits per dimension ± standard error; {result.precision}, seed {result.seed}")
     if json is not None:
         result.save(json)

@@ -11,6 +11,7 @@ def import_model(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     size: int = 32,
+    gamma_range: tuple[float, float] = (-13.3, 5.0),
     force: Annotated[bool, tyro.conf.arg(aliases=["-f"])] = False,
 ) -> None:
     """Turns a checkpoint of another program into a model folder.
@@ -20,6 +21,7 @@ def import_model(
         checkpoint: The checkpoint file.
         out: The model folder to write.
         size: Height and width of the images, which such a checkpoint does not hold.
+        gamma_range: gamma_min and gamma_max of its configuration, which it does not hold either.
         force: Replace the folder if it exists.
     """
     from nelbo.errors import NelboError
@@ -27,5 +29,5 @@ def import_model(
 
     if out.exists() and not force:
         raise NelboError(f"{out} exists: choose another folder, or replace it with --force")
-    import_official_vdm(checkpoint, out, size)
+    import_official_vdm(checkpoint, out, size, gamma_range)
     print(f"model: {out}")

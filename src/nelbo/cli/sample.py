@@ -34,6 +34,7 @@ def sample(
     if n_steps is None:
         raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
 
+    from nelbo.atomic import check_writable
     from nelbo.cli.arguments import progress_bar
     from nelbo.device import choose_device
     from nelbo.pictures import save_grid, save_png
@@ -41,7 +42,7 @@ def sample(
     from nelbo.sampling import sample as draw
 
     loaded = load(model, choose_device(device))
-    out.mkdir(parents=True, exist_ok=True)  # A place that cannot be written is found before the work, not after it.
+    check_writable(out / "grid.png")
     n_calls = n_steps * -(-len(numbers) // batch_size)
     with progress_bar(n_calls, "step") as advance:
         images = draw(loaded, n_steps, numbers, batch_size, precision, advance)

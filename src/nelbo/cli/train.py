@@ -31,7 +31,8 @@ def train(
         preset: What to train: cifar10-small, mnist, cifar10, cifar10-aug, imagenet32 or imagenet64.
         data: The training images: a folder, zip, npz, npy, parquet or idx file.
         out: The run folder.
-        test: Images to measure the bound on as the run goes; without it, those that n_held_out keeps.
+        test: Images to measure the bound on as the run goes; without it, the n_held_out last of --data, which are
+            kept from training.
         set: Changes a field of the configuration, FIELD=VALUE, with dots into nested fields. Repeat for more.
         device: Where to compute.
         compile: Compile the training step: a slow start, then faster steps.
@@ -56,7 +57,7 @@ def train(
     from nelbo.train.loop import Intervals
     from nelbo.train.run import Run, hold_out
 
-    images, held_out = hold_out(open_images(data), config.n_held_out)
+    images, held_out = hold_out(open_images(data), 0 if test else config.n_held_out)
     intervals = Intervals(log_every, checkpoint_every, evaluate_every)
     run = Run(config, images, open_images(test) if test else held_out, out, intervals, compile)
     is_complete = run.go(device)

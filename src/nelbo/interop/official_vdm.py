@@ -34,7 +34,7 @@ from nelbo.model_config import (
 )
 from nelbo.pretrained import save
 
-GAMMA_RANGE = (-13.3, 5.0)  # The same in every official configuration, and not in the checkpoint.
+GAMMA_RANGE = (-13.3, 5.0)  # gamma_min and gamma_max of every official configuration; not in the checkpoint.
 DROPOUT = 0.1  # Not in the checkpoint either; it matters to further training alone.
 FOURIER = (7, 8)  # Theirs are 2^n 2 pi with n = 6, 7.
 
@@ -48,33 +48,38 @@ Imported by `nelbo import official-vdm` from `{name}`, a checkpoint of
 | weights | the checkpoint's exponential moving average |
 | parameters | {n_parameters} |
 
-Such a checkpoint holds neither the image size nor the dropout rate; the import set both. The configuration
-stands in `config.json`.
+Such a checkpoint holds neither the image size nor gamma_min and gamma_max (here {gamma_range}) nor the dropout rate:
+the import set them. The configuration stands in `config.json`.
 """
 
 
-def import_official_vdm(checkpoint: Path, out: Path, size: int = 32) -> None:
+def import_official_vdm(
+    checkpoint: Path, out: Path, size: int = 32, gamma_range: tuple[float, float] = GAMMA_RANGE
+) -> None:
     """Turns a checkpoint of the official code into a model folder.
 
     Args:
         checkpoint: The Flax checkpoint file.
         out: The model folder to write, replacing what was there.
         size: Height and width of the images it models, which the checkpoint does not hold.
+        gamma_range: Its configuration's gamma_min and gamma_max, which it does not hold either.
 
     Raises:
         NelboError: If the file is damaged or no such checkpoint; nothing is written then.
     """
-    model = read_official_vdm(checkpoint, size)
+    model = read_official_vdm(checkpoint, size, gamma_range)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    save(model, out, _CARD.format(size=size, name=checkpoint.name, n_parameters=n_parameters))
+    card = _CARD.format(size=size, name=checkpoint.name, n_parameters=n_parameters, gamma_range=gamma_range)
+    save(model, out, card)
 
 
-def read_official_vdm(checkpoint: Path, size: int = 32) -> VDM:
+def read_official_vdm(checkpoint: Path, size: int = 32, gamma_range: tuple[float, float] = GAMMA_RANGE) -> VDM:
     """Returns the model in a checkpoint of the official code, averaged weights, in evaluation mode.
 
     Args:
         checkpoint: The Flax checkpoint file.
         size: Height and width of the images it models, which the checkpoint does not hold.
+        gamma_range: Its configuration's gamma_min and gamma_max, which it does not hold either.
 
     Raises:
         NelboError: If the file is damaged or no such checkpoint; the message names file and parameter.
@@ -83,18 +88,18 @@ def read_official_vdm(checkpoint: Path, size: int = 32) -> VDM:
         raise NelboError(f"the image size is at least 1, got {size}")
     arrays = read_arrays(checkpoint, "ema_params")
     try:
-        return _model(arrays, size).eval()
+        return _model(arrays, size, gamma_range).eval()
     except ValidationError as error:
         raise NelboError(f"{checkpoint} is no official VDM: {first_problem(error)}") from None
     except NelboError as error:
         raise NelboError(f"{checkpoint} is no official VDM: {error}") from None
 
 
-def _model(arrays: Arrays, size: int) -> VDM:
+def _model(arrays: Arrays, size: int, gamma_range: tuple[float, float]) -> VDM:
     _check_finite(arrays)
-    net, gamma_type = _net(arrays), _gamma_type(arrays)
+    net, gamma_type = _net(arrays, gamma_range), _gamma_type(arrays)
     shape = (arrays["score_model/conv_out/kernel"].shape[-1], size, size)
-    config = ModelConfig(image_shape=shape, net=net, noise_schedule=_noise_schedule(arrays, gamma_type))
+    config = ModelConfig(image_shape=shape, net=net, noise_schedule=_noise_schedule(arrays, gamma_type, gamma_range))
     with torch.device("meta"):  # Shapes alone: no memory is taken until the file is known to fill it.
         model = VDM(config)
     ours, theirs = model.state_dict(), sources(net.n_blocks, gamma_type)
@@ -108,7 +113,7 @@ def _model(arrays: Arrays, size: int) -> VDM:
     return model
 
 
-def _net(arrays: Arrays) -> UNetConfig:
+def _net(arrays: Arrays, gamma_range: tuple[float, float]) -> UNetConfig:
     """Returns the network that the parameters' names and shapes imply."""
     n_inputs, n_channels = _kernel(arrays, "score_model/conv_in/kernel")
     _, n_image_channels = _kernel(arrays, "score_model/conv_out/kernel")
@@ -121,7 +126,7 @@ def _net(arrays: Arrays) -> UNetConfig:
         attention=_count(arrays, "attn") > 0,
         dropout=DROPOUT,
         fourier=fourier[n_inputs],
-        gamma_range=GAMMA_RANGE,
+        gamma_range=gamma_range,
     )
 
 
@@ -150,9 +155,9 @@ def _gamma_type(arrays: Arrays) -> str:
     raise NelboError(f"its noise schedule is of no known type ({_listed(found)} under gamma)")
 
 
-def _noise_schedule(arrays: Arrays, gamma_type: str) -> NoiseScheduleConfig:
+def _noise_schedule(arrays: Arrays, gamma_type: str, gamma_range: tuple[float, float]) -> NoiseScheduleConfig:
     if gamma_type == "fixed":
-        return LinearConfig(gamma_0=GAMMA_RANGE[0], gamma_1=GAMMA_RANGE[1])
+        return LinearConfig(gamma_0=gamma_range[0], gamma_1=gamma_range[1])
     if gamma_type == "learnable_scalar":
         gamma_0, width = _number(arrays, "gamma/b"), _number(arrays, "gamma/w")
         return LinearConfig(gamma_0=gamma_0, gamma_1=gamma_0 + abs(width), learned=True)

@@ -55,7 +55,8 @@ class Stem(nn.Conv2d):
         """Returns the features of a latent, in the precision that the layers after it run in."""
         device = input.device.type
         with torch.autocast(device, enabled=False):
-            features = super().forward(pixel_unshuffle(fourier_features(input, self.fourier), self.patch))
+            pixels = fourier_features(input, self.fourier)
+            features = super().forward(pixel_unshuffle(pixels, self.patch) if self.patch > 1 else pixels)
         return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
 
 

@@ -96,7 +96,8 @@ class UNetMultiscale(nn.Module):
             raise NelboError(f"image sides must be multiples of {self.stride}, got {tuple(z.shape[-2:])}")
         cond = self.embedding(gamma)
         h = self._between(self.conv_in(z), cond, 0)
-        return pixel_shuffle(self.conv_out(silu(self.norm_out(h))), self.patch).float()
+        output = self.conv_out(silu(self.norm_out(h))).float()
+        return pixel_shuffle(output, self.patch) if self.patch > 1 else output
 
     def _between(self, h: Tensor, cond: Tensor, level: int) -> Tensor:
         """Returns the features of one stage after its way down, all coarser stages, and its way up."""

@@ -1,11 +1,13 @@
 """The model card that a run writes beside its weights."""
 
 import platform
+from pathlib import Path
+
+import torch
 
 from nelbo.data.interface import Images, describe
 from nelbo.evaluation import Evaluation
-from nelbo.train.config import TrainConfig
-from nelbo.train.distributed import World
+from nelbo.train.loop import Trainer
 
 _TEMPLATE = """# A variational diffusion model of {kind} images
 
@@ -23,27 +25,20 @@ The weights are the run's exponential moving average. The configuration stands i
 """
 
 
-def card(
-    config: TrainConfig,
-    data: Images,
-    test: Images | None,
-    result: Evaluation | None,
-    step: int,
-    seconds: float,
-    world: World,
-) -> str:
+def card(trainer: Trainer, test: Images | None, result: Evaluation | None) -> str:
     """Returns the model card in Markdown: data, compute and result."""
+    config, world = trainer.config, trainer.world
     return _TEMPLATE.format(
         kind=describe(config.model.image_shape),
-        n_data=len(data),
-        data=data.name,
-        n_seen=step * config.batch_size,
+        n_data=len(trainer.data),
+        data=Path(trainer.data.name).name,
+        n_seen=trainer.step * config.batch_size,
         n_planned=config.n_updates * config.batch_size,
-        hours=seconds / 3600,
-        device=f"{world.size} x {world.device.type} ({platform.machine()})",
-        precision=config.precision,
-        n_parameters=sum(p.numel() for p in config.model.net.build(config.model.image_shape[0]).parameters()),
+        hours=trainer.seconds / 3600,
+        device=f"{world.size} x {world.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
+        precision=trainer.precision,
+        n_parameters=sum(p.numel() for p in trainer.model.parameters()),
         n_test=result.n_images if result else 0,
-        test=test.name if test else "a test set",
+        test=Path(test.name).name if test else "a test set",
         bound=f"{result.bpd:.4f} ± {result.standard_error:.4f} bpd, continuous time" if result else "not measured",
     )

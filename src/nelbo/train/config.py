@@ -25,10 +25,10 @@ class TrainConfig(Frozen):
         warmup_images: Images over which the learning rate rises linearly from zero.
         betas: Decay rates of AdamW's moments.
         weight_decay: AdamW's weight decay.
-        clip_norm: Largest norm of the gradient, in nats per dimension.
+        clip_norm: Largest norm of the gradient of the bound in bits per dimension.
         ema_rate: Decay of the weight average, reached gradually.
         flip: Whether images are mirrored at random.
-        n_held_out: Images at the end of the training set that are kept for choosing, never trained on.
+        n_held_out: Images at the end of the training set that are kept for choosing, where no test set is given.
         seed: The run's randomness.
         precision: ``auto``, ``float32`` or ``bfloat16``.
     """

@@ -24,6 +24,8 @@ def settings_fit() -> Iterator[None]:
     """
     try:
         yield
+    except NelboError:
+        raise
     except (RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise NelboError(f"the model cannot be built with these settings: {problem}") from None
@@ -75,7 +77,7 @@ def describe_run(config: TrainConfig) -> str:
             f"network evaluation  {flop / 1e9:.3f} GFLOP an image",
             f"training            {3 * flop / 1e9:.3f} GFLOP an image (forward and backward)",
             f"whole run           {run}",
-            f"memory              {memory / 2**30:.2f} GiB in float32 at batch {config.batch_size}, half in bfloat16",
+            f"memory              {memory / 2**30:.2f} GiB at batch {config.batch_size} in float32",
         ]
     )
 

@@ -1,7 +1,7 @@
 """Training in several processes, started by ``torchrun``; alone, the same code is one process of one."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,23 +53,6 @@ class World:
             distributed.all_reduce(value)
         return value.item() / self.size
 
-    def let_first(self, action: Callable[[], object]) -> None:
-        """Runs an action in the first process while the others wait.
-
-        Raises:
-            NelboError: In every process, if the action raises one.
-        """
-        problem: list[str | None] = [None]
-        if self.is_first:
-            try:
-                action()
-            except NelboError as error:
-                problem = [str(error)]
-        if self.size > 1:
-            distributed.broadcast_object_list(problem, device=self.device)
-        if problem[0] is not None:
-            raise NelboError(problem[0])
-
     def wait(self) -> None:
         """Waits until every process is here."""
         if self.size > 1:
@@ -88,6 +71,8 @@ def join_world(device: str) -> Iterator[World]:
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
     if size > 1:
         distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:

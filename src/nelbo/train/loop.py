@@ -174,7 +174,7 @@ def optimizer(model: VDM, config: TrainConfig) -> torch.optim.AdamW:
     groups: list[dict[str, Any]] = [{"params": of_net, "weight_decay": config.weight_decay}]
     if of_schedule:
         groups.append({"params": of_schedule, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, config.learning_rate, betas=config.betas)
+    return torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -6,6 +6,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Run:
         with join_world(device) as world:
             world.part(self.config.batch_size)
             trainer = self._trainer(world)  # Before the folder is claimed: what cannot be trained leaves no trace.
-            world.let_first(lambda: claim_folder(self.folder, self._identity(world)))
+            claim_folder(self.folder, self._identity(world))
             return self._train(trainer)
 
     def _trainer(self, world: World) -> Trainer:
@@ -112,8 +113,7 @@ class Run:
             metrics.write(step, step * self.config.batch_size, values)
         images = sample(model, SAMPLE_STEPS, range(N_SAMPLES), precision=trainer.precision)
         save_grid(images, self.folder / "samples" / f"{step:09d}.png")
-        text = card(self.config, self.data, self.test, result, step, trainer.seconds, trainer.world)
-        save(model, self.folder / "model", text)
+        save(model, self.folder / "model", card(trainer, self.test, result))
 
     def _identity(self, world: World) -> dict[str, Any]:
         """Returns what must not change between the calls of one run."""
@@ -150,6 +150,9 @@ def check_images(config: TrainConfig, data: Images) -> None:
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Makes a run folder, or checks that an existing one holds the same run.
+
+    Every process of a run does so for itself, and several at once do no harm: a mistake ends each of them with its
+    message, and none waits for another that has ended.
 
     Raises:
         NelboError: If it holds another run (the message gives the differences) or something else.
@@ -192,6 +195,7 @@ def asked_to_stop(world: World) -> Iterator[Callable[[], bool]]:
 
     def on_signal(number: int, _: object) -> None:
         signals.append(number)
+        print("stopping after this step ...", file=sys.stderr)
         signal.signal(number, previous[signal.Signals(number)])  # A second one does not wait.
 
     for name in names:

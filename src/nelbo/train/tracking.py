@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 from nelbo.atomic import new_file
@@ -27,8 +26,7 @@ class Metrics:
         """Records values at a step."""
         with self.path.open("a") as stream:
             stream.write(json.dumps({"step": step, "n_images": n_images, **values}) + "\n")
-        for name, value in values.items():
-            self._to_tensorboard(name, value, n_images)
+        self._to_tensorboard(values, n_images)
 
     def _lines(self) -> list[str]:
         """Returns the whole lines on disk; a run killed while writing leaves part of one."""
@@ -37,9 +35,16 @@ class Metrics:
         return [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
-def _tensorboard_writer(folder: Path) -> Callable[[str, float, int], object]:
-    if find_spec("tensorboard") is None:
-        return lambda name, value, n_images: None
-    from torch.utils.tensorboard import SummaryWriter
+def _tensorboard_writer(folder: Path) -> Callable[[dict[str, float], int], object]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return lambda values, n_images: None
+    writer = SummaryWriter(str(folder / "tensorboard"))
 
-    return SummaryWriter(str(folder / "tensorboard")).add_scalar
+    def write(values: dict[str, float], n_images: int) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, n_images)
+        writer.flush()
+
+    return write
