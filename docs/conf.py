@@ -21,6 +21,18 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"nelbo {release}"
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Keeps the star of a jaxtyping shape such as "b *chw" from starting an emphasis."""
+    for i, line in enumerate(lines):
+        if line.startswith(":vartype"):
+            lines[i] = line.replace("*", r"\*")
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_shapes, priority=900)  # After napoleon's.

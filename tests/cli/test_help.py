@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -76,3 +77,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert said.out == ""
     assert "Traceback" not in said.err
     assert "--help" in said.err
+
+
+def test_version_is_the_installed_one(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"nelbo {version('nelbo')}\n"

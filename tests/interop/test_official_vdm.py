@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import nelbo
 from nelbo.bound import Draws, bound
+from nelbo.errors import NelboError
 from nelbo.interop.official_vdm import import_official_vdm, read_official_vdm
 from nelbo.model_config import UNetConfig
 
@@ -216,3 +217,15 @@ def test_the_model_folder_holds_the_same_model(tmp_path, official_params, write,
     read, loaded = read_official_vdm(checkpoint, 16), nelbo.load(tmp_path / "model")
     assert loaded.config == read.config
     torch.testing.assert_close(loaded.state_dict(), read.state_dict(), rtol=0, atol=0)
+
+
+def test_gamma_range_is_what_the_time_embedding_is_scaled_by():
+    """A checkpoint trained with other ends reads the same noise level at another place between them."""
+    path = GOLDEN / "official_vdm_scalar.flax"
+    usual, wide = read_official_vdm(path, 16), read_official_vdm(path, 16, (-20.0, 10.0))
+    z = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for place in (0.0, 0.25, 1.0):
+        here, there = torch.full((2,), -13.3 + 18.3 * place), torch.full((2,), -20.0 + 30.0 * place)
+        torch.testing.assert_close(wide.net(z, there), usual.net(z, here), rtol=1e-4, atol=1e-4)
+    with pytest.raises(NelboError, match="must increase"):
+        read_official_vdm(path, 16, (5.0, -13.3))

@@ -26,6 +26,11 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command: exit status 0 if all went well, 1 on failure, 2 on wrong usage."""
+    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"nelbo {version('nelbo')}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
