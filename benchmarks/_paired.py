@@ -23,7 +23,8 @@ def compare(name: str, n_images: int, paths: Mapping[str, Callable[[], object]],
         out: Where to write the result.
     """
     for path in paths.values():
-        path(), path()
+        for _ in range(2):
+            path()
     seconds: dict[str, list[float]] = {label: [] for label in paths}
     for _ in range(rounds):
         for label, path in paths.items():
