@@ -134,7 +134,8 @@ def standard_error(values: Float[Tensor, " n"], phase: Float[Tensor, " n"]) -> f
 
     Even spreading removes the variation between times from the mean's error, so the plain deviation would overstate
     it several times. Neighbours in phase differ by what is left, the images and their noise; the phase is a circle,
-    and the jump where it closes is an error of the mean too,
+    and the jump where it closes is an error of the mean too. With few images neighbours are far apart, and what is
+    left of the variation between times makes the result too large rather than too small.
 
     .. math:: \mathrm{se}^2 = \frac{1}{2 n^2} \sum_{i=1}^n (y_{(i+1)} - y_{(i)})^2, \qquad y_{(n+1)} = y_{(1)} .
 

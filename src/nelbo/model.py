@@ -1,4 +1,4 @@
-"""The interface that every model offers, its one home-grown implementation, and model folders.
+"""The interface that every model offers, and its one home-grown implementation.
 
 Evaluation, time schedules, sampling and the codec see a model only as a :class:`DiffusionModel`; :class:`VDM` is one,
 a pre-trained DDPM another.

@@ -37,8 +37,8 @@ def fourier_features(z: Float[Tensor, "b c h w"], exponents: Sequence[int]) -> F
 class Stem(nn.Conv2d):
     """The first layer: a 3x3 convolution over a latent and its Fourier features, in float32 whatever the autocast.
 
-    bfloat16 keeps 8 bits of a latent, and the ninth is what the bound is about at low noise: with this one layer in
-    bfloat16 a trained network's bound was 0.018 bpd worse, with all others in it 0.0005 (docs/log.md).
+    bfloat16 keeps 8 bits of a latent, and at low noise the bound is about the bits below: with this layer in bfloat16
+    too, a half-trained network's bound was 0.018 bpd worse, with all the others in it 0.0005 (docs/log.md).
 
     Args:
         n_image_channels: Channels of the image.
