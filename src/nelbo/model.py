@@ -22,25 +22,47 @@ from nelbo.reverse import KERNELS, ReverseKernel
 
 
 class DiffusionModel(nn.Module, ABC):
-    """A diffusion model seen through its bound.
+    r"""A diffusion model seen through its bound.
 
     Attributes:
         image_shape: Channels, height and width of its images.
         noise_schedule: Gamma as a function of time.
-        gammas: The grid of gammas of a discrete-time model; None where the denoiser takes any gamma.
+        gammas: The increasing float64 gammas of a discrete-time model, of its timesteps 0, 1, ...; the clean image is
+            none of them. None where the denoiser takes any gamma.
         decoder: p(x | z_0).
         reverse: p(z_s | z_t), the kernel it was trained with.
+        exit_std: Of a model whose last step is a network evaluation, the standard deviation of
+            :math:`p(x \mid z_t)`, a discretised Gaussian around :math:`\hat x(z_t)`, by the convention of Ho et al.
+            (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
     """
 
     image_shape: tuple[int, int, int]
     noise_schedule: NoiseSchedule
-    gammas: Float[Tensor, " n"] | None
+    gammas: Float[Tensor, " n"] | None = None
     decoder: Decoder
     reverse: ReverseKernel
+    exit_std: float | None = None
 
     @abstractmethod
     def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32."""
+
+    def denoise_with_range(
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, where they lie.
+
+        The second is :math:`\nu`, about in [0, 1], by which each pixel's variance of any step s < t interpolates:
+
+        .. math:: \log \sigma_p^2 = \nu \log \sigma_{t|s}^2 + (1 - \nu) \log \sigma_Q^2,
+
+        between :math:`\beta` and :math:`\tilde\beta` of the pair; None of a model without.
+
+        References:
+            Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
+            https://arxiv.org/abs/2102.09672
+        """
+        return self.denoise(z, gamma), None
 
     @property
     def device(self) -> torch.device:
@@ -91,8 +113,6 @@ class VDM(DiffusionModel):
     Args:
         config: What it is made of.
     """
-
-    gammas = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
