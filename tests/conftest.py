@@ -23,18 +23,16 @@ def exact_model() -> "Callable[..., DiffusionModel]":
     """Makes a model of a closed-form denoiser: ``exact_model(denoiser, schedule, decoder="softmax")``."""
     from nelbo.model import DiffusionModel
     from nelbo.model_config import DECODERS
-    from nelbo.reverse import KERNELS
+    from nelbo.reverse import FIXED_KERNELS
 
     class ExactModel(DiffusionModel):
-        gammas = None
-
         def __init__(self, denoiser, noise_schedule, decoder="softmax", reverse="posterior"):
             super().__init__()
             self.denoiser = denoiser
             self.image_shape = denoiser.image_shape
             self.noise_schedule = noise_schedule
             self.decoder = DECODERS[decoder]
-            self.reverse = KERNELS[reverse]
+            self.reverse = FIXED_KERNELS[reverse]
 
         def denoise(self, z, gamma):
             return self.denoiser(z, gamma)

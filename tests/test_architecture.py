@@ -33,11 +33,13 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 
 # A new module goes into exactly one row. `package` is nelbo/__init__.py, `use` what one does with a model.
 LAYERS: Mapping[str, Layer] = {
-    "errors": layer("errors atomic bundled", "", outside=""),
-    "theory": layer("gaussian noise_schedule decoder reverse bound", "errors", outside="torch jaxtyping"),
+    "errors": layer("errors atomic bundled compiled", "", outside="numba"),
+    "theory": layer(
+        "gaussian basis noise_schedule decoder exit exit_fit reverse bound", "errors", outside="torch jaxtyping"
+    ),
     "randomness": layer("randomness draws", "theory"),
     "nets": layer("nets", "theory errors"),
-    "model": layer("model model_config pretrained precision device", "nets theory randomness errors"),
+    "model": layer("model model_config pretrained precision device fingerprint", "nets theory randomness errors"),
     "data": layer("data pictures", "errors"),
     "use": layer("evaluation sampling time_schedule codec", "model data theory randomness errors"),
     "train": layer("train", "use model data nets theory randomness errors"),

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.decoder import Decoder, to_unit
-from nelbo.gaussian import alpha, diffuse, sigma
+from nelbo.decoder import Decoder, discretised_gaussian, to_unit
+from nelbo.gaussian import alpha, denoised, diffuse, sigma
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.reverse import ReverseKernel
 
@@ -74,11 +74,17 @@ class BoundedModel(Protocol):
     """What the bound needs of a model."""
 
     noise_schedule: NoiseSchedule
+    gammas: Tensor | None
     decoder: Decoder
     reverse: ReverseKernel
+    exit_std: float | None
 
     def denoise(self, z: Tensor, gamma: Tensor, /) -> Tensor:
         """Returns eps_hat."""
+        ...
+
+    def denoise_with_range(self, z: Tensor, gamma: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """Returns eps_hat and, of a model with learned variances, where they lie."""
         ...
 
 
@@ -93,21 +99,49 @@ def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
 
 
 def prior_kl(x: Float[Tensor, "b *chw"], gamma_1: Float[Tensor, ""]) -> Float[Tensor, " b"]:
-    r"""Returns :math:`\tfrac12 \sum (\sigma_1^2 + \alpha_1^2 x^2 - \log\sigma_1^2 - 1)`, in nats per image, float64."""
+    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64."""
+    return prior_kl_of(x.double().square().flatten(1).sum(1), x[0].numel(), gamma_1)
+
+
+def prior_kl_of(square: Float[Tensor, "..."], n_dims: int, gamma_1: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    r"""Returns :math:`\tfrac12 (\alpha_1^2 \|x\|^2 + d\,(\sigma_1^2 - \log\sigma_1^2 - 1))` in nats, float64.
+
+    Args:
+        square: :math:`\|x\|^2` of an image, or its mean.
+        n_dims: d, the dimensions of one image.
+        gamma_1: Negative log-SNR of the noisiest latent.
+    """
     gamma_1 = gamma_1.double()
-    variance = sigma(gamma_1).square()
-    square = (alpha(gamma_1) * x.double()).square()
-    constant = variance - torch.nn.functional.logsigmoid(gamma_1) - 1
-    return 0.5 * (square + constant).flatten(1).sum(1)
+    constant = sigma(gamma_1).square() - torch.nn.functional.logsigmoid(gamma_1) - 1
+    return 0.5 * (alpha(gamma_1).square() * square + n_dims * constant)
 
 
 def reconstruction(
-    model: BoundedModel, images: UInt8[Tensor, "b *chw"], eps_0: Float[Tensor, "b *chw"]
+    model: BoundedModel, images: UInt8[Tensor, "b *chw"], eps_0: Float[Tensor, "b *chw"], n_steps: int | None = None
 ) -> Float[Tensor, " b"]:
-    r"""Returns :math:`-\log p(x \mid z_0)` for :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon_0`, in nats per image."""
+    r"""Returns :math:`-\log p(x \mid z_0)` for :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon_0`, in nats per image.
+
+    A VDM decodes the latent itself; a DDPM, which has an ``exit_std``, its network's prediction of the image, from the
+    cleanest of the levels it keeps.
+    """
     gamma_0 = model.noise_schedule.gamma_0
-    z_0 = diffuse(to_unit(images), eps_0, gamma_0.expand(len(images)))
-    return -model.decoder.log_likelihood(images, z_0, gamma_0)
+    if model.gammas is not None and n_steps is not None:
+        gamma_0 = model.gammas[even_nodes(len(model.gammas), n_steps)[0]].to(eps_0.device)
+    gammas = gamma_0.expand(len(images))
+    z_0 = diffuse(to_unit(images), eps_0, gammas)
+    if model.exit_std is None:
+        return -model.decoder.log_likelihood(images, z_0, gamma_0)
+    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas), model.exit_std)
+
+
+def exit_loss(images: UInt8[Tensor, "b *chw"], x_hat: Float[Tensor, "b *chw"], std: float) -> Float[Tensor, " b"]:
+    r"""Returns :math:`-\log p(x \mid z)` of a discretised Gaussian around a prediction, in nats per image, float64.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 13.
+    """
+    x = to_unit(images).double()
+    return -discretised_gaussian(x, x_hat.double(), torch.full_like(x, std)).flatten(1).sum(1)
 
 
 def squared_error(
@@ -144,20 +178,53 @@ def discrete_diffusion(
     .. math:: T\, \mathrm{KL}(q(z_s \mid z_t, x) \parallel p(z_s \mid z_t)), \qquad
               s = (i - 1)/T,\ t = i/T,\ i = \lfloor u T \rfloor + 1
     """
-    step = torch.floor(u * n_steps) + 1
-    gamma_s, gamma_t = model.noise_schedule((step - 1) / n_steps), model.noise_schedule(step / n_steps)
-    error = squared_error(model, x, eps, gamma_t)
-    return n_steps * model.reverse.step_kl(error, gamma_s, gamma_t)
+    gamma_s, gamma_t, n_pairs = step_gammas(model, u, n_steps)
+    if not n_pairs:
+        return torch.zeros_like(u)
+    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t), gamma_t)
+    return n_pairs * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
+
+
+def step_gammas(
+    model: BoundedModel, u: Float[Tensor, " b"], n_steps: int
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], int]:
+    """Returns the two ends of the step that holds each time, and how many steps the chain's diffusion term has.
+
+    A VDM's T steps are even in time and end at z_0, which is decoded without the network. A discrete-time model stops
+    at T of its own levels, evenly chosen with both ends; its last network call decodes, so T - 1 steps are left.
+    """
+    if model.gammas is None:
+        step = torch.floor(u * n_steps) + 1
+        return model.noise_schedule((step - 1) / n_steps), model.noise_schedule(step / n_steps), n_steps
+    kept = model.gammas[even_nodes(len(model.gammas), n_steps)].to(u.device)
+    step = torch.floor(u * (n_steps - 1)).long()
+    return kept[step], kept[(step + 1).clamp(max=len(kept) - 1)], n_steps - 1
+
+
+def even_nodes(n_nodes: int, n_kept: int) -> list[int]:
+    """Returns evenly spread positions among a model's levels, the noisiest always, the cleanest if there are two.
+
+    Example:
+        >>> even_nodes(1000, 4)
+        [0, 333, 666, 999]
+    """
+    if n_kept == 1:
+        return [n_nodes - 1]
+    return [round(i * (n_nodes - 1) / (n_kept - 1)) for i in range(n_kept)]
 
 
 def diffusion(
     model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None
 ) -> Float[Tensor, " b"]:
-    """Returns an estimate of the diffusion loss in nats per image; ``n_steps`` None is continuous time."""
+    """Returns an estimate of the diffusion loss in nats per image.
+
+    ``n_steps`` None is continuous time, or all levels of a discrete-time model.
+    """
     x = to_unit(images)
-    if n_steps is None:
+    if n_steps is None and model.gammas is None:
         return continuous_diffusion(model, x, draws.u, draws.eps_t)
-    return discrete_diffusion(model, x, draws.u, draws.eps_t, n_steps)
+    n_levels = 0 if model.gammas is None else len(model.gammas)
+    return discrete_diffusion(model, x, draws.u, draws.eps_t, n_steps or n_levels)
 
 
 def bound(model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None = None) -> Bound:
@@ -167,11 +234,11 @@ def bound(model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_
         model: The model whose bound it is.
         images: 8-bit images, shape (b, c, h, w).
         draws: The randomness of the estimate.
-        n_steps: T of the T-step chain, or None for continuous time.
+        n_steps: T of the T-step chain, or None for continuous time, or for all levels of a discrete-time model.
     """
     return Bound(
         prior=prior_kl(to_unit(images), model.noise_schedule.gamma_1),
-        reconstruction=reconstruction(model, images, draws.eps_0),
+        reconstruction=reconstruction(model, images, draws.eps_0, n_steps),
         diffusion=diffusion(model, images, draws, n_steps),
         n_dims=images[0].numel(),
     )

@@ -49,6 +49,26 @@ def evaluation_draws(
     )
 
 
+def chain_draws(
+    indices: Iterable[int], image_shape: tuple[int, ...], seed: int, which: int = 0
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """Returns the noise in which images of a data set go through a whole chain, a function of seed, pass and index.
+
+    The first is that of the latent which is decoded without the network, the second of all latents that the network
+    sees: one noise for all levels, so that what a chain costs varies smoothly with where it stops.
+
+    Args:
+        indices: Positions of the images in their data set.
+        image_shape: Channels, height and width.
+        seed: The estimate's randomness.
+        which: The pass these draws are for.
+    """
+    indices = list(indices)
+    return normals(image_shape, indices, "chain eps_0", seed, which), normals(
+        image_shape, indices, "chain eps", seed, which
+    )
+
+
 def training_draws(positions: range, n_batch: int, image_shape: tuple[int, ...], seed: int, step: int) -> Draws:
     r"""Returns the draws of part of a training batch, each a function of the seed, the step and its position.
 

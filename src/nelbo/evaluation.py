@@ -16,10 +16,12 @@ from nelbo.atomic import new_file
 from nelbo.bound import Bound, to_bpd
 from nelbo.data.arrays import from_array
 from nelbo.data.interface import Images
-from nelbo.draws import evaluation_draws, evaluation_times, to_device
+from nelbo.draws import chain_draws, evaluation_draws, evaluation_times, to_device
 from nelbo.errors import NelboError
 from nelbo.model import DiffusionModel, check_n_steps, check_seed
 from nelbo.precision import autocast, resolve_precision, set_precision
+from nelbo.time_schedule.chain import chain_bound
+from nelbo.time_schedule.schedule import TimeSchedule
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Evaluation:
         reconstruction: The term E[-log p(x | z_0)].
         diffusion: The diffusion loss.
         n_images: Images evaluated, all of them.
-        n_steps: T of the chain; None for continuous time.
-        n_passes: Network evaluations an image.
+        n_steps: T of the chain, or the network calls of a time schedule; None for continuous time, or for all levels
+            of a discrete-time model.
+        n_passes: How often each image was evaluated: at one random step, or along a whole time schedule.
         seed: The randomness.
         precision: The arithmetic the network ran in.
     """
@@ -72,7 +75,7 @@ class Evaluation:
 def evaluate(
     model: DiffusionModel,
     data: Images | UInt8[Tensor, "n c h w"],
-    n_steps: int | None = None,
+    n_steps: int | TimeSchedule | None = None,
     seed: int = 0,
     n_passes: int = 1,
     batch_size: int = 128,
@@ -86,21 +89,26 @@ def evaluate(
     Args:
         model: The model.
         data: The images, of the model's shape: a data set, or a tensor of pixel values.
-        n_steps: T of the T-step chain, or None for continuous time.
+        n_steps: T of the T-step chain, or a time schedule, or None for continuous time (of a discrete-time model, all
+            its levels).
         seed: The estimate's randomness.
         n_passes: How often each image is evaluated, at times spread evenly; T passes of a T-step bound visit every
-            step.
+            step. A time schedule is walked as a whole in each pass.
         batch_size: Images a network call.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         progress: Called with the number of images done since the last call.
 
     Raises:
         NelboError: If the set is empty, its images do not fit the model, the model's output is no number, or a setting
-            is out of range.
+            is out of range, or the time schedule is another model's.
     """
     data = data if isinstance(data, Images) else from_array(data)
-    _check(model, data, n_steps, n_passes, batch_size)
+    check_fits(model, data)
+    _check_steps(model, n_steps)
     check_seed(seed)
+    for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
+        if value < 1:
+            raise NelboError(f"{name} must be at least 1, got {value}")
     resolved = resolve_precision(precision, model.device)
     model.eval()
     set_precision(model, model.device, resolved)
@@ -110,15 +118,32 @@ def evaluate(
         images = data.read(indices).to(model.device)
         model.check_images(images)
         for which in range(n_passes):
-            draws = evaluation_draws(indices, model.image_shape, seed, n_passes, which)
             with torch.no_grad(), autocast(model.device, resolved):
-                result = bound.bound(model, images, to_device(draws, model.device), n_steps)
+                result = _estimate(model, images, indices, n_steps, seed, n_passes, which)
             terms[start : indices.stop] += _as_table(result).cpu() / n_passes
         progress(len(indices))
     if not bool(torch.isfinite(terms).all()):
         raise NelboError("the bound is not finite: the model's weights or its noise schedule are damaged")
     phase = evaluation_times(range(len(data)), seed) * n_passes % 1
+    n_steps = n_steps.n_steps if isinstance(n_steps, TimeSchedule) else n_steps
     return _summary(to_bpd(terms, model.n_dims), phase, n_steps, n_passes, seed, resolved)
+
+
+def _estimate(
+    model: DiffusionModel,
+    images: UInt8[Tensor, "b c h w"],
+    indices: range,
+    n_steps: int | TimeSchedule | None,
+    seed: int,
+    n_passes: int,
+    which: int,
+) -> Bound:
+    """Returns one pass's estimate of the bound of some images of a data set."""
+    if isinstance(n_steps, TimeSchedule):
+        eps_0, eps = chain_draws(indices, model.image_shape, seed, which)
+        return chain_bound(model, n_steps, images, eps_0.to(images.device), eps.to(images.device))
+    draws = evaluation_draws(indices, model.image_shape, seed, n_passes, which)
+    return bound.bound(model, images, to_device(draws, model.device), n_steps)
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
@@ -191,11 +216,15 @@ def _summary(
     )
 
 
-def _check(model: DiffusionModel, data: Images, n_steps: int | None, n_passes: int, batch_size: int) -> None:
-    check_n_steps(n_steps)
-    for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
-        if value < 1:
-            raise NelboError(f"{name} must be at least 1, got {value}")
+def _check_steps(model: DiffusionModel, n_steps: int | TimeSchedule | None) -> None:
+    if isinstance(n_steps, TimeSchedule):
+        n_steps.check_model(model)
+    else:
+        check_n_steps(n_steps, model.gammas)
+
+
+def check_fits(model: DiffusionModel, data: Images) -> None:
+    """Raises NelboError unless there are images, all of the model's shape."""
     if len(data) == 0:
         raise NelboError("there are no images to evaluate")
     if tuple(data.shape) != tuple(model.image_shape):

@@ -18,7 +18,7 @@ from nelbo.draws import evaluation_draws, to_device
 from nelbo.errors import NelboError
 from nelbo.model_config import DECODERS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
-from nelbo.reverse import KERNELS, ReverseKernel
+from nelbo.reverse import FIXED_KERNELS, ReverseKernel
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -100,7 +100,7 @@ class DiffusionModel(nn.Module, ABC):
             NelboError: If the images are not 8-bit, have another shape than the model's, or a setting is out of range.
         """
         self.check_images(images)
-        check_n_steps(n_steps)
+        check_n_steps(n_steps, self.gammas)
         check_seed(seed)
         self.eval()
         draws = evaluation_draws(range(len(images)), self.image_shape, seed)
@@ -121,7 +121,7 @@ class VDM(DiffusionModel):
         self.noise_schedule = config.noise_schedule.build()
         self.net = config.net.build(config.image_shape[0])
         self.decoder = DECODERS[config.decoder]
-        self.reverse = KERNELS[config.reverse]
+        self.reverse = FIXED_KERNELS[config.reverse]
 
     def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
@@ -142,7 +142,9 @@ def check_seed(seed: int) -> None:
         raise NelboError(f"a seed is a number from 0 on, got {seed}")
 
 
-def check_n_steps(n_steps: int | None) -> None:
-    """Raises NelboError unless the number of steps is None or at least 1."""
+def check_n_steps(n_steps: int | None, gammas: Float[Tensor, " n"] | None = None) -> None:
+    """Raises NelboError unless the number of steps is None or from 1 to as many as a discrete-time model has levels."""
     if n_steps is not None and n_steps < 1:
         raise NelboError(f"a chain has at least 1 step, got {n_steps}; leave it out for continuous time")
+    if n_steps is not None and gammas is not None and n_steps > len(gammas):
+        raise NelboError(f"the model has {len(gammas)} noise levels, so its chain has no {n_steps} steps")

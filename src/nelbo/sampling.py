@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.gaussian import over_image
-from nelbo.model import DiffusionModel, check_n_steps
+from nelbo.model import DiffusionModel
 from nelbo.precision import autocast, resolve_precision, set_precision
 from nelbo.randomness import generator
+from nelbo.time_schedule.chain import walk
+from nelbo.time_schedule.plain import plain_schedule
+from nelbo.time_schedule.schedule import TimeSchedule
 
 
 def sample(
     model: DiffusionModel,
-    n_steps: int,
+    n_steps: int | TimeSchedule,
     seeds: Sequence[int],
     batch_size: int = 64,
     precision: str = "auto",
@@ -30,7 +31,8 @@ def sample(
 
     Args:
         model: The model.
-        n_steps: Steps of the chain, evenly spaced in the time of the model's noise schedule.
+        n_steps: Steps of the chain, evenly spaced in the time of the model's noise schedule (of a discrete-time
+            model, among its levels); or a time schedule. The best one for the bound need not give the best pictures.
         seeds: One non-negative integer per image.
         batch_size: Images walked together.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -38,9 +40,11 @@ def sample(
 
     Raises:
         NelboError: If there are no seeds, one is negative, ``n_steps`` or ``batch_size`` < 1, or the model's
-            output is no number.
+            output is no number, or the time schedule is another model's.
     """
-    check_n_steps(n_steps)
+    if isinstance(n_steps, TimeSchedule):
+        n_steps.check_model(model)
+    schedule = n_steps if isinstance(n_steps, TimeSchedule) else plain_schedule(model, n_steps)
     if not len(seeds) or min(seeds) < 0:
         raise NelboError(f"sampling needs at least one seed, none negative, got {list(seeds)[:3]}")
     if batch_size < 1:
@@ -49,30 +53,6 @@ def sample(
     model.eval()
     set_precision(model, model.device, resolved)
     with torch.no_grad(), autocast(model.device, resolved):
-        gammas = model.noise_schedule.grid(n_steps)
         batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-        return torch.cat([_walk(model, gammas, batch, progress) for batch in batches])
-
-
-def _walk(
-    model: DiffusionModel,
-    gammas: Float[Tensor, " n"],
-    seeds: Sequence[int],
-    progress: Callable[[int], object],
-) -> UInt8[Tensor, "b c h w"]:
-    """Returns the images of one batch of seeds; the gammas increase and are walked backwards."""
-    generators = [generator("sample", seed) for seed in seeds]
-    z = _noise(model, generators)
-    for gamma_s, gamma_t in zip(gammas[:-1].flip(0), gammas[1:].flip(0), strict=True):
-        gamma_s, gamma_t = gamma_s.expand(len(seeds)), gamma_t.expand(len(seeds))
-        mean, std = model.reverse.mean_std(z, model.denoise(z, gamma_t), gamma_s, gamma_t)
-        z = mean + over_image(std, mean) * _noise(model, generators)
-        progress(1)
-    if not bool(torch.isfinite(z).all()):
-        raise NelboError("the sampled latents are not finite: the model's weights or its noise schedule are damaged")
-    return model.decoder.mode(z, gammas[0]).cpu()
-
-
-def _noise(model: DiffusionModel, generators: Sequence[np.random.Generator]) -> Float[Tensor, "b c h w"]:
-    draws = [rng.standard_normal(model.image_shape, dtype=np.float32) for rng in generators]
-    return torch.from_numpy(np.stack(draws)).to(model.device)
+        generators = [[generator("sample", seed) for seed in batch] for batch in batches]
+        return torch.cat([walk(model, schedule, batch, progress).cpu() for batch in generators])

@@ -21,7 +21,6 @@ from nelbo.decoder import to_unit
 from nelbo.gaussian import alpha, diffuse, sigma
 from nelbo.nets.exact import GaussianDenoiser, MixtureDenoiser
 from nelbo.noise_schedule import Cosine, Linear, MonotoneNetwork, Table
-from nelbo.reverse import KERNELS
 
 SHAPE = (1, 2, 2)
 SCHEDULES = {
@@ -84,8 +83,8 @@ def test_every_step_is_found_from_the_times_within_it(exact_model, n_steps):
     model = exact_model(MixtureDenoiser(to_unit(pixels(3))), Linear(-13.3, 5.0))
     gammas, x, eps = model.noise_schedule.grid(n_steps), to_unit(pixels(3))[:1], normal(1, *SHAPE)
     for i in {0, n_steps // 2, n_steps - 1}:
-        error = squared_error(model, x, eps, gammas[i + 1][None])
-        cost = n_steps * model.reverse.step_kl(error, gammas[i][None], gammas[i + 1][None])
+        mistake = eps - model.denoise(diffuse(x, eps, gammas[i + 1][None]), gammas[i + 1][None])
+        cost = n_steps * model.reverse.step_kl(mistake, gammas[i][None], gammas[i + 1][None])
         for u in (i / n_steps + 1e-12, (i + 0.5) / n_steps, np.nextafter((i + 1) / n_steps, 0) - 1e-12):
             found = discrete_diffusion(model, x, torch.tensor([u], dtype=torch.float64), eps, n_steps)
             torch.testing.assert_close(found, cost, rtol=1e-9, atol=1e-12)
@@ -156,7 +155,7 @@ def test_the_continuous_loss_is_the_closed_form_whatever_lies_between_the_ends(e
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
-@pytest.mark.parametrize("reverse", KERNELS)
+@pytest.mark.parametrize("reverse", ["posterior", "forward"])
 def test_twice_the_steps_never_cost_more_and_infinitely_many_the_continuous_loss(exact_model, schedule, reverse):
     model = exact_model(gaussian_denoiser(), schedule, reverse=reverse)
     losses = torch.stack([discrete_loss(model, 2**k) for k in range(13)]).detach()

@@ -1,0 +1,16 @@
+"""What a model is, in 64 letters: tables and schedules carry it, so that they are not used with another model."""
+
+import hashlib
+
+import torch
+
+from nelbo.model import DiffusionModel
+
+
+def fingerprint(model: DiffusionModel) -> str:
+    """Returns the SHA-256 of a model's weights, names and image shape, as hexadecimal digits."""
+    digest = hashlib.sha256(repr(tuple(model.image_shape)).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,262 @@
+"""Gathering an error table: one network call per image and noise level, in any number of sittings."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from nelbo.basis import Basis, plain_basis
+from nelbo.bound import exit_loss
+from nelbo.data.arrays import from_array
+from nelbo.data.interface import Images
+from nelbo.decoder import to_unit
+from nelbo.draws import chain_draws
+from nelbo.errors import NelboError
+from nelbo.evaluation import check_fits
+from nelbo.exit import Exit
+from nelbo.exit_fit import fit_exit
+from nelbo.fingerprint import fingerprint
+from nelbo.gaussian import denoised, diffuse
+from nelbo.model import DiffusionModel, check_seed
+from nelbo.precision import Precision, autocast, resolve_precision, set_precision
+from nelbo.reverse import LearnedRange
+from nelbo.time_schedule.errors import ErrorTable, Subject, pairs
+from nelbo.time_schedule.ranges import N_BINS, moments
+
+SITTING = 32  # Images that go through all levels before the next ones do; the first sitting also fits the exits.
+MAX_EXIT_LEVELS = 128
+EXIT_KINDS = ("channels", "causal")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a gathering reports: how many network calls on one image are done, and of how many."""
+
+    done: int
+    total: int
+
+
+def error_table(
+    model: DiffusionModel,
+    data: Images | UInt8[Tensor, "n c h w"],
+    n_gammas: int = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    precision: str = "auto",
+    start: ErrorTable | None = None,
+    exits_of: ErrorTable | None = None,
+    exit_kinds: Sequence[str] = EXIT_KINDS,
+    progress: Callable[[ErrorTable, Progress], object] = lambda table, progress: None,
+) -> ErrorTable:
+    """Returns the error table of a model on images.
+
+    Args:
+        model: The model.
+        data: The images, of the model's shape: training images, if schedules are to be judged on test images.
+        n_gammas: Levels, evenly spread in gamma over the model's range; a discrete-time model has its own.
+        seed: The randomness of the noise; image k of the data has the noise of image k.
+        batch_size: Images a network call, at most 32.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        start: A table of the same call that was interrupted; what it holds is not computed again.
+        exits_of: A table whose exits to use, so that the two add up; by default exits are fitted to the first images.
+        exit_kinds: Which exits to fit and measure, of ``channels`` and ``causal``.
+        progress: Called after each batch with the table so far, which is complete in itself.
+
+    Raises:
+        NelboError: If the images do not fit the model, a setting is out of range, ``start`` is the table of something
+            else, or the model's output is no number.
+    """
+    data = data if isinstance(data, Images) else from_array(data)
+    check_fits(model, data)
+    check_seed(seed)
+    if not batch_size >= 1:
+        raise NelboError(f"batch_size must be at least 1, got {batch_size}")
+    resolved = resolve_precision(precision, model.device)
+    model.eval()
+    set_precision(model, model.device, resolved)
+    table = empty_table(model, n_gammas, seed, resolved, exit_kinds, exits_of)
+    if start is not None:
+        _check_continues(table, start)
+        table = copy.deepcopy(start)  # What follows adds to its sums in place.
+    with torch.no_grad():
+        for first in range(0, len(data), SITTING):
+            indices = range(first, min(first + SITTING, len(data)))
+            sitting = _Sitting(model, data, indices, batch_size, seed, resolved)
+            table = _sit(table, sitting, len(data), progress)
+    return table
+
+
+def levels(model: DiffusionModel, n_gammas: int) -> Float[Tensor, " n"]:
+    """Returns the noise levels of a model's table: its own, or ``n_gammas`` evenly spread ones above gamma_0."""
+    if model.gammas is not None:
+        return model.gammas.detach().cpu().double()
+    if n_gammas < 1:
+        raise NelboError(f"an error table has at least 1 gamma, got {n_gammas}")
+    gamma_0, gamma_1 = model.noise_schedule.gamma_0.item(), model.noise_schedule.gamma_1.item()
+    return gamma_0 + (gamma_1 - gamma_0) * torch.arange(1, n_gammas + 1, dtype=torch.float64) / n_gammas
+
+
+def subject(model: DiffusionModel, seed: int, precision: str) -> Subject:
+    """Returns what a table of a model is about."""
+    gamma_0 = model.noise_schedule.gamma_0.item() if model.exit_std is None else None
+    return Subject(fingerprint(model), model.image_shape, gamma_0, model.gammas is not None, seed, precision)
+
+
+def empty_table(
+    model: DiffusionModel,
+    n_gammas: int,
+    seed: int,
+    precision: str,
+    exit_kinds: Sequence[str] = EXIT_KINDS,
+    exits_of: ErrorTable | None = None,
+) -> ErrorTable:
+    """Returns the table of no images."""
+    if unknown := set(exit_kinds) - set(EXIT_KINDS):
+        raise NelboError(f"no exit {sorted(unknown)[0]!r}; there are {', '.join(EXIT_KINDS)}")
+    gammas, about = levels(model, n_gammas), subject(model, seed, precision)
+    n, (channels, *_), block = len(gammas), about.image_shape, plain_basis(about.image_shape).block
+    spacing = -(-n // MAX_EXIT_LEVELS)
+    exit_levels = torch.arange(0, n, spacing) if exit_kinds else torch.zeros(0, dtype=torch.int64)
+    empty = ErrorTable(
+        subject=about,
+        gammas=gammas,
+        n_images=torch.zeros(n, dtype=torch.int64),
+        n_decoded=0,
+        square=torch.zeros(2, dtype=torch.float64),
+        decoder=torch.zeros(1 if about.gamma_0 is not None else n, 2, dtype=torch.float64),
+        error=torch.zeros(n, 2, dtype=torch.float64),
+        covariance=torch.zeros(n, len(pairs(channels)), *block, dtype=torch.float64),
+        exits={kind: [] for kind in exit_kinds},
+        exit_losses={kind: torch.zeros(len(exit_levels), 2, dtype=torch.float64) for kind in exit_kinds},
+        exit_levels=exit_levels,
+        ranges=torch.zeros(n, N_BINS, 4, dtype=torch.float64) if isinstance(model.reverse, LearnedRange) else None,
+    )
+    if exits_of is None:
+        return empty
+    if exits_of.subject != about or not torch.equal(exits_of.gammas, gammas):
+        raise NelboError("exits_of is the error table of another model, seed, precision or grid of gammas")
+    losses = {kind: torch.zeros(len(exits_of.exit_levels), 2, dtype=torch.float64) for kind in exits_of.exits}
+    return replace(empty, exits=exits_of.exits, exit_losses=losses, exit_levels=exits_of.exit_levels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sitting:
+    """Some images that go through all levels."""
+
+    model: DiffusionModel
+    data: Images
+    indices: range
+    batch_size: int
+    seed: int
+    precision: Precision
+
+    def read(self) -> tuple[UInt8[Tensor, "b c h w"], Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Returns the images, the noise of their decoded latents, and the noise that serves all their levels."""
+        images = self.data.read(self.indices).to(self.model.device)
+        self.model.check_images(images)
+        eps_0, eps = chain_draws(self.indices, self.model.image_shape, self.seed)
+        return images, eps_0.to(self.model.device), eps.to(self.model.device)
+
+    def mistakes(
+        self, x: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], gamma: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
+        """Returns the denoiser's mistakes, its x_hats and its variance ranges at one level."""
+        gammas = gamma.expand(len(x)).to(x.device)
+        z = diffuse(x, eps, gammas)
+        slices = [slice(i, i + self.batch_size) for i in range(0, len(x), self.batch_size)]
+        with autocast(self.model.device, self.precision):
+            parts = [self.model.denoise_with_range(z[part], gammas[part]) for part in slices]
+        eps_hat = torch.cat([part[0] for part in parts])
+        nus = [part[1] for part in parts if part[1] is not None]
+        if not bool(torch.isfinite(eps_hat).all()):
+            raise NelboError(f"the model's output at gamma = {gamma.item():.3f} is not finite: its weights are damaged")
+        return eps - eps_hat, denoised(z, eps_hat, gammas), torch.cat(nus) if nus else None
+
+
+def _sit(
+    table: ErrorTable, sitting: _Sitting, n_data: int, progress: Callable[[ErrorTable, Progress], object]
+) -> ErrorTable:
+    """Returns the table with a sitting's images at every level that lacks them."""
+    todo = [level for level in range(len(table.gammas)) if table.n_images[level] < sitting.indices.stop]
+    if not todo:
+        return table
+    images, eps_0, eps = sitting.read()
+    if table.n_decoded < sitting.indices.stop:
+        table = _with_images(table, sitting.model, images, eps_0)
+    x, basis = to_unit(images), plain_basis(table.subject.image_shape)
+    for level in todo:
+        _add_level(table, sitting, level, images, x, eps, basis)
+        progress(table, Progress(int(table.n_images.sum()), n_data * len(table.gammas)))
+    return table
+
+
+def _with_images(
+    table: ErrorTable, model: DiffusionModel, images: UInt8[Tensor, "b c h w"], eps_0: Float[Tensor, "b c h w"]
+) -> ErrorTable:
+    """Returns the table with what does not depend on the level."""
+    _add(table.square, to_unit(images).double().square().flatten(1).sum(1))
+    if table.subject.gamma_0 is not None:
+        gamma_0 = torch.tensor(table.subject.gamma_0, dtype=torch.float64, device=model.device)
+        z_0 = diffuse(to_unit(images), eps_0, gamma_0.expand(len(images)))
+        _add(table.decoder[0], -model.decoder.log_likelihood(images, z_0, gamma_0))
+    return replace(table, n_decoded=table.n_decoded + len(images))
+
+
+def _add_level(
+    table: ErrorTable,
+    sitting: _Sitting,
+    level: int,
+    images: UInt8[Tensor, "b c h w"],
+    x: Float[Tensor, "b c h w"],
+    eps: Float[Tensor, "b c h w"],
+    basis: Basis,
+) -> None:
+    """Adds a sitting's mistakes at one level to the table's sums, in place."""
+    mistake, x_hat, nu = sitting.mistakes(x, eps, table.gammas[level])
+    _add(table.error[level], mistake.double().square().flatten(1).sum(1))
+    table.covariance[level] += _block_products(basis.forward(mistake), basis.block).cpu()
+    if nu is not None and table.ranges is not None:
+        table.ranges[level] += moments(nu, mistake.square()).cpu()
+    if sitting.model.exit_std is not None:
+        _add(table.decoder[level], exit_loss(images, x_hat, sitting.model.exit_std))
+    for kind in table.exits:
+        _add_exit(table, kind, level, images, x_hat)
+    table.n_images[level] += len(images)
+
+
+def _add_exit(
+    table: ErrorTable, kind: str, level: int, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]
+) -> None:
+    """Adds the losses of leaving from a level, if it is an exit level; the first images fit its exit."""
+    position = int(torch.searchsorted(table.exit_levels, level))
+    if position == len(table.exit_levels) or table.exit_levels[position] != level:
+        return
+    fitted: list[Exit] = table.exits[kind]
+    if position == len(fitted):
+        fitted.append(fit_exit(kind, images, x_hat))
+    _add(table.exit_losses[kind][position], -fitted[position].log_likelihood(images, x_hat))
+
+
+def _block_products(y: Float[Tensor, "b c h w"], block: tuple[int, int]) -> Float[Tensor, "p bh bw"]:
+    """Returns the products of each two colours' frequencies, summed over images and blocks in float64."""
+    b, c, h, w = y.shape
+    blocks = y.reshape(b, c, h // block[0], block[0], w // block[1], block[1])
+    return torch.stack([(blocks[:, a] * blocks[:, d]).double().sum((0, 1, 3)) for a, d in pairs(c)])
+
+
+def _add(sums: Float[Tensor, " 2"], values: Float[Tensor, " b"]) -> None:
+    """Adds values and their squares to a pair of sums, in place."""
+    values = values.double().cpu()
+    sums += torch.stack([values.sum(), values.square().sum()])
+
+
+def _check_continues(fresh: ErrorTable, start: ErrorTable) -> None:
+    """Raises NelboError if a started table is not one of this very call."""
+    if start.subject != fresh.subject or not torch.equal(start.gammas, fresh.gammas):
+        raise NelboError(
+            "the error table to go on with is of another model, seed, precision or grid of gammas: "
+            "remove it to start anew"
+        )

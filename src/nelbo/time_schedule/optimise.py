@@ -1,0 +1,139 @@
+"""From an error table to schedules: the cheapest one of each budget, or the one that stops at given levels."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from nelbo.bound import to_bpd
+from nelbo.errors import NelboError
+from nelbo.time_schedule.costs import OWN, Costs, costs
+from nelbo.time_schedule.errors import ErrorTable, standard_errors
+from nelbo.time_schedule.schedule import Prediction, TimeSchedule
+from nelbo.time_schedule.search import ShortestPaths, shortest_paths
+
+
+@dataclass(frozen=True, eq=False)
+class Schedules:
+    """All optimal schedules of one error table under one kernel.
+
+    Attributes:
+        table: The error table.
+        graph: The costs.
+        paths: The cheapest paths; ``paths.method`` says which search found them.
+    """
+
+    table: ErrorTable
+    graph: Costs
+    paths: ShortestPaths
+
+    def bpd(self, n_steps: int) -> float:
+        """Returns the predicted bound of the best schedule of K steps, infinite where there is none."""
+        return _bpd(self.table, self.paths.totals[n_steps - 1])
+
+    def __getitem__(self, n_steps: int) -> TimeSchedule:
+        """Returns the best schedule of exactly K steps."""
+        return schedule_of(self.table, self.graph, self.paths.path(n_steps))
+
+    @property
+    def max_steps(self) -> int:
+        """The largest budget."""
+        return len(self.paths.totals)
+
+
+def optimal_schedules(
+    table: ErrorTable,
+    budgets: Iterable[int] | None = None,
+    reverse: str = "spectral",
+    exits: Sequence[str] | None = None,
+    free_entry: bool = True,
+    free_exit: bool = True,
+) -> Schedules:
+    """Returns the best schedules of exactly K network calls, for every K at once.
+
+    Args:
+        table: The model's error table.
+        budgets: The Ks that will be asked for; by default all up to the number of levels. ``schedules[K]`` is one.
+        reverse: A kernel of :data:`nelbo.reverse.KERNELS`.
+        exits: Which exits may be taken, see :func:`nelbo.time_schedule.costs.costs`.
+        free_entry: Whether the chain may start below the noisiest level.
+        free_exit: Whether it may leave for the data from any level.
+
+    Raises:
+        NelboError: If a budget is out of range or cannot be met, or the kernel or an exit is none of the table's.
+
+    References:
+        Learning to Efficiently Sample from Diffusion Probabilistic Models (Watson et al., 2021), section 3.
+        https://arxiv.org/abs/2106.03802
+    """
+    n = len(table.gammas)
+    wanted = list(budgets) if budgets is not None else None
+    for budget in wanted or []:
+        if not 1 <= budget <= n:
+            raise NelboError(f"a budget is a number of network calls from 1 to {n}, got {budget}")
+    graph = costs(table, reverse, exits, free_entry, free_exit)
+    paths = shortest_paths(graph.edges, max(wanted) if wanted else None, graph.entry)
+    for budget in wanted or []:
+        paths.path(budget)
+    return Schedules(table, graph, paths)
+
+
+def path_bpd(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> float:
+    """Returns the predicted bound of the schedule that stops at given nodes, node 0 (the data) first."""
+    steps = sum(graph.edges[s, t] for s, t in pairwise(nodes))
+    return _bpd(table, steps + graph.entry[nodes[-1]])
+
+
+def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSchedule:
+    """Returns the schedule that stops at given nodes, node 0 (the data) first."""
+    levels = [node - 1 for node in nodes[1:]]
+    kind = graph.exits[levels[0]]
+    through_z_0 = kind == OWN and table.subject.gamma_0 is not None
+    uppers = levels if through_z_0 else levels[1:]  # The upper ends of its steps.
+    gammas = table.gammas[levels]
+    if through_z_0:
+        gammas = torch.cat([gammas.new_tensor([table.subject.gamma_0]), gammas])
+    is_spectral = graph.reverse == "spectral"
+    return TimeSchedule(
+        gammas=gammas,
+        reverse=graph.reverse,
+        exit=None if kind == OWN else table.exits[kind][int(torch.searchsorted(table.exit_levels, levels[0]))],
+        fingerprint=table.subject.fingerprint,
+        image_shape=table.subject.image_shape,
+        n_steps=len(levels),
+        timesteps=tuple(levels) if table.subject.discrete else None,
+        prediction=_prediction(table, graph, nodes, kind),
+        mean_squares=table.mean_square[uppers] if graph.reverse == "analytic" else None,
+        spectra=_spectra(table, uppers) if is_spectral else None,
+        basis=table.basis() if is_spectral else None,
+    )
+
+
+def _spectra(table: ErrorTable, levels: Sequence[int]) -> torch.Tensor:
+    if not levels:
+        return torch.zeros(0, *table.spectrum(0).shape)
+    return torch.stack([table.spectrum(level) for level in levels])
+
+
+def _prediction(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> Prediction:
+    levels = [node - 1 for node in nodes[1:]]
+    prior, leave = graph.entry[nodes[-1]], graph.edges[0, nodes[1]]
+    reconstruction = leave
+    if kind == OWN and table.subject.gamma_0 is not None:
+        reconstruction = (table.decoder[0, 0] / table.n_decoded).item()
+    total = path_bpd(table, graph, nodes)
+    bits = [_bpd(table, nats) for nats in (prior, reconstruction)]
+    return Prediction(total, _standard_error(table, graph, nodes, levels), bits[0], total - sum(bits), bits[1])
+
+
+def _standard_error(table: ErrorTable, graph: Costs, nodes: Sequence[int], levels: Sequence[int]) -> float:
+    """Returns the standard error of the predicted bound, as if all steps' costs moved with the mistakes together."""
+    relative = standard_errors(table.error, table.n_images) / (table.error[:, 0] / table.n_images)
+    steps = [graph.edges[s, t] for s, t in pairwise(nodes)]
+    nats = sum(step * relative[level].item() for step, level in zip(steps, levels, strict=True))
+    return _bpd(table, nats)
+
+
+def _bpd(table: ErrorTable, nats: float) -> float:
+    return to_bpd(torch.tensor(float(nats), dtype=torch.float64), table.n_dims).item()

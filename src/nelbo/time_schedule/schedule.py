@@ -1,0 +1,162 @@
+"""The time schedule: the noise levels at which a K-step chain stops, and how it steps, enters and leaves."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nelbo.atomic import new_file
+from nelbo.basis import Basis
+from nelbo.errors import NelboError
+from nelbo.exit import Exit
+from nelbo.fingerprint import fingerprint
+from nelbo.model import DiffusionModel
+from nelbo.reverse import FIXED_KERNELS, Analytic, ReverseKernel, Spectral
+
+FORMAT = "nelbo time schedule 1"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the error table says a schedule costs on its images, in bits per dimension.
+
+    Attributes:
+        bpd: The bound.
+        standard_error: Of the bound, over images; an upper limit, as if errors at all levels moved together.
+        prior: KL(q(z | x) || p(z)) where the chain enters.
+        diffusion: All steps.
+        reconstruction: The exit.
+    """
+
+    bpd: float
+    standard_error: float
+    prior: float
+    diffusion: float
+    reconstruction: float
+
+
+@dataclass(frozen=True, eq=False)
+class TimeSchedule:
+    """A chain of K network calls.
+
+    Attributes:
+        gammas: The latents' levels, increasing, float64. The last is where the chain enters.
+        reverse: The reverse kernel of its steps, a key of :data:`nelbo.reverse.KERNELS`.
+        exit: p(x | z) at the first level; None is the model's own decoder.
+        fingerprint: Of the model it was made for.
+        image_shape: Of the model's images.
+        n_steps: K, the network calls an image: one a step, and one more where the exit reads the network's output.
+        timesteps: Of a discrete-time model, the integer timestep of each level.
+        prediction: What it should cost, where an error table says.
+        mean_squares: Of each step, the mistake's mean square per dimension at its upper end (analytic).
+        spectra: Of each step, the mistake's mean squares in the basis, shape (n, c, bh, bw) (spectral).
+        basis: The spectral kernel's basis.
+    """
+
+    gammas: Float[Tensor, " m"]
+    reverse: str
+    exit: Exit | None
+    fingerprint: str
+    image_shape: tuple[int, int, int]
+    n_steps: int
+    timesteps: tuple[int, ...] | None
+    prediction: Prediction | None
+    mean_squares: Float[Tensor, " n"] | None = None
+    spectra: Float[Tensor, "n c bh bw"] | None = None
+    basis: Basis | None = None
+
+    @property
+    def bpd(self) -> float:
+        """The predicted bound in bits per dimension; NaN where there is no prediction."""
+        return math.nan if self.prediction is None else self.prediction.bpd
+
+    def kernel(self, step: int) -> ReverseKernel:
+        """Returns p(z_s | z_t) of the step from ``gammas[step + 1]`` down to ``gammas[step]``."""
+        if self.reverse == "analytic":
+            assert self.mean_squares is not None
+            return Analytic(self.mean_squares[step].item())
+        if self.reverse == "spectral":
+            assert self.basis is not None
+            assert self.spectra is not None
+            return Spectral(self.basis, self.basis.spread(self.spectra[step], self.image_shape))
+        return FIXED_KERNELS[self.reverse]
+
+    def check_model(self, model: DiffusionModel) -> None:
+        """Raises NelboError if a model is not the one the schedule was made for."""
+        found = fingerprint(model)
+        if found != self.fingerprint:
+            raise NelboError(
+                f"the time schedule was made for model {self.fingerprint[:12]}, this one is {found[:12]}: "
+                "find schedules for this model with `nelbo schedule`"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the schedule as safetensors, whole or not at all."""
+        tensors = {"gammas": self.gammas}
+        if self.exit is not None:
+            tensors |= {"exit.weights": self.exit.weights, "exit.scales": self.exit.scales}
+        if self.mean_squares is not None:
+            tensors["mean_squares"] = self.mean_squares
+        if self.spectra is not None and self.basis is not None:
+            tensors |= {"spectra": self.spectra, "basis.colours": self.basis.colours}
+        header = {"format": FORMAT, "schedule": json.dumps(self._header())}
+        with new_file(Path(path)) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
+
+    @staticmethod
+    def load(path: str | Path) -> "TimeSchedule":
+        """Reads a schedule, the inverse of :meth:`save`.
+
+        Raises:
+            NelboError: If the file is missing, damaged or something else.
+        """
+        if not Path(path).is_file():
+            raise NelboError(f"no time schedule at {path}: find some with `nelbo schedule MODEL --out FOLDER`")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        except (OSError, SafetensorError) as error:
+            raise NelboError(f"{path} is damaged or no time schedule ({error})") from None
+        if header.get("format") != FORMAT:
+            found = header.get("format", "no format")
+            raise NelboError(f"{path} is no time schedule of this version of nelbo ({found!r})")
+        try:
+            return _from_file(json.loads(header["schedule"]), tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise NelboError(f"{path} is damaged: {type(error).__name__} {error}") from None
+
+    def _header(self) -> dict[str, object]:
+        return {
+            "reverse": self.reverse,
+            "exit": None if self.exit is None else {"kind": self.exit.kind, "rounding": self.exit.rounding},
+            "fingerprint": self.fingerprint,
+            "image_shape": self.image_shape,
+            "n_steps": self.n_steps,
+            "timesteps": self.timesteps,
+            "prediction": None if self.prediction is None else asdict(self.prediction),
+            "block": None if self.basis is None else self.basis.block,
+        }
+
+
+def _from_file(header: dict[str, object], tensors: dict[str, Tensor]) -> TimeSchedule:
+    fields = dict(header)
+    leave, block, steps = fields.pop("exit"), fields.pop("block"), fields.pop("timesteps")
+    shape, prediction = fields.pop("image_shape"), fields.pop("prediction")
+    exit = None if leave is None else Exit(weights=tensors["exit.weights"], scales=tensors["exit.scales"], **leave)  # pyright: ignore
+    return TimeSchedule(
+        gammas=tensors["gammas"],
+        exit=exit,
+        image_shape=tuple(shape),  # pyright: ignore
+        timesteps=None if steps is None else tuple(steps),  # pyright: ignore
+        prediction=None if prediction is None else Prediction(**prediction),  # pyright: ignore
+        mean_squares=tensors.get("mean_squares"),
+        spectra=tensors.get("spectra"),
+        basis=None if block is None else Basis(tensors["basis.colours"], tuple(block)),  # pyright: ignore
+        **fields,  # pyright: ignore
+    )

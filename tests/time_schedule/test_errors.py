@@ -1,0 +1,189 @@
+"""The error table: one call per image and level, sums that add up, go on where they stopped, and survive a file."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from nelbo.errors import NelboError
+from nelbo.exit import Exit
+from nelbo.time_schedule.errors import ErrorTable
+from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table
+from nelbo.time_schedule.table_file import load_table, save_table
+
+KINDS = [(None, "posterior"), (12, "learned-range"), (12, "forward")]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[1])
+
+
+def gather(make_model, make_pixels, n=6, kind=KINDS[0], **settings):
+    return error_table(make_model(*kind), make_pixels(n), **({"n_gammas": 10, "precision": "float32"} | settings))
+
+
+def assert_same(one: ErrorTable, other: ErrorTable, rtol=1e-6):
+    for item in fields(ErrorTable):
+        a, b = getattr(one, item.name), getattr(other, item.name)
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, rtol=rtol, atol=1e-9)
+        elif item.name == "exit_losses":
+            assert a.keys() == b.keys()
+            for key in a:
+                torch.testing.assert_close(a[key], b[key], rtol=rtol, atol=1e-9)
+        elif item.name == "exits":
+            assert {key: len(value) for key, value in a.items()} == {key: len(value) for key, value in b.items()}
+        else:
+            assert a == b
+
+
+@kinds
+def test_the_network_sees_every_image_once_at_every_level(make_model, make_pixels, kind):
+    model = make_model(*kind)
+    table = error_table(model, make_pixels(SITTING + 3), n_gammas=10)
+    n_levels = kind[0] or 10
+    assert model.n_images_seen == (SITTING + 3) * n_levels
+    assert len(table.gammas) == n_levels
+    assert table.n_images.tolist() == [SITTING + 3] * n_levels
+
+
+def test_levels_are_even_in_gamma_or_the_models_own(make_model, make_pixels):
+    table = gather(make_model, make_pixels)
+    torch.testing.assert_close(table.gammas, -13.3 + 1.83 * torch.arange(1, 11, dtype=torch.float64))
+    assert table.subject.gamma_0 == pytest.approx(-13.3)
+    ddpm = gather(make_model, make_pixels, kind=KINDS[1])
+    assert torch.equal(ddpm.gammas, make_model(12).gammas)
+    assert ddpm.subject.gamma_0 is None
+
+
+@kinds
+def test_the_batch_size_changes_nothing(make_model, make_pixels, kind):
+    whole, single = (gather(make_model, make_pixels, kind=kind, batch_size=size) for size in (32, 1))
+    assert_same(whole, single)
+
+
+@kinds
+def test_statistics_are_those_of_the_mistakes(make_model, make_pixels, kind):
+    """By a second way: the basis, the mean square and the prior from their definitions."""
+    table = gather(make_model, make_pixels, kind=kind)
+    basis = table.basis()
+    for level in (0, 5, 9):
+        torch.testing.assert_close(table.spectrum(level).mean(), table.mean_square[level], rtol=1e-6, atol=0)
+    colours = basis.colours
+    torch.testing.assert_close(colours @ colours.T, torch.eye(3).double())
+    x = 2 * (make_pixels(6).double() + 0.5) / 256 - 1
+    alpha_2, sigma_2 = torch.sigmoid(-table.gammas), torch.sigmoid(table.gammas)
+    terms = alpha_2[:, None] * x.flatten(1).square().sum(1) + 48 * (sigma_2 - sigma_2.log() - 1)[:, None]
+    torch.testing.assert_close(table.prior(), 0.5 * terms.mean(1), rtol=1e-6, atol=0)
+
+
+@kinds
+def test_tables_of_different_images_add_up(make_model, make_pixels, kind):
+    """Each image has the noise of its place, so the second table is of images that stand where they stood."""
+    from nelbo.data import from_array
+
+    model, pixels = make_model(*kind), make_pixels(2 * SITTING)
+    whole = error_table(model, pixels, n_gammas=10, precision="float32")
+    first = error_table(model, pixels[:SITTING], n_gammas=10, precision="float32")
+    longer = error_table(model, from_array(pixels), n_gammas=10, precision="float32", start=first)
+    assert_same(longer, whole)
+    assert first.n_images.tolist() == [SITTING] * len(first.gammas)  # Going on leaves the start as it was.
+    second = error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32", exits_of=first)
+    total = first + second
+    assert total.n_images.tolist() == [SITTING + 4] * len(total.gammas)
+    torch.testing.assert_close(total.error, first.error + second.error)
+    with pytest.raises(NelboError, match="exits_of"):
+        first + error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32")
+    with pytest.raises(NelboError, match="one model"):
+        first + replace(second, subject=replace(second.subject, seed=5))
+
+
+@kinds
+def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
+    """After any number of levels, from its file; nothing is computed twice."""
+    whole = gather(make_model, make_pixels, SITTING + 2, kind)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(table, progress):
+        if progress.done >= interrupt.after:
+            save_table(table, tmp_path / "table.safetensors", torch.float64)
+            raise Stop
+
+    for interrupt.after in (1, 5 * SITTING, (SITTING + 2) * 10 - 1):
+        model = make_model(*kind)
+        with pytest.raises(Stop):
+            error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", progress=interrupt)
+        start = load_table(tmp_path / "table.safetensors")
+        finished = error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", start=start)
+        assert_same(finished, whole)
+        assert model.n_images_seen == (SITTING + 2) * len(whole.gammas)
+
+
+def test_going_on_with_another_table_is_refused(make_model, make_pixels):
+    start = gather(make_model, make_pixels, 3)
+    for settings in ({"n_gammas": 11}, {"seed": 1}, {"precision": "bfloat16"}):
+        with pytest.raises(NelboError, match="remove it to start anew"):
+            gather(make_model, make_pixels, 6, start=start, **settings)
+
+
+def test_exits_are_measured_at_no_more_levels_than_needed(make_model, make_pixels):
+    table = gather(make_model, make_pixels, 2, n_gammas=300)
+    assert 100 <= len(table.exit_levels) <= MAX_EXIT_LEVELS
+    assert all(len(exits) == len(table.exit_levels) for exits in table.exits.values())
+    without = gather(make_model, make_pixels, 2, exit_kinds=())
+    assert without.exits == {}
+
+
+@kinds
+def test_a_file_gives_the_table_back(make_model, make_pixels, kind, tmp_path):
+    table = gather(make_model, make_pixels, kind=kind)
+    save_table(table, tmp_path / "table.safetensors", torch.float64)
+    found = load_table(tmp_path / "table.safetensors")
+    assert_same(found, table, rtol=1e-12)
+    exit, other = table.exits["causal"][3], found.exits["causal"][3]
+    assert isinstance(other, Exit)
+    assert torch.equal(exit.weights, other.weights)
+    assert torch.equal(exit.scales, other.scales)
+
+
+def test_damaged_and_foreign_files_are_refused(make_model, make_pixels, tmp_path):
+    path = tmp_path / "table.safetensors"
+    with pytest.raises(NelboError, match="no error table at"):
+        load_table(path)
+    save_table(gather(make_model, make_pixels), path)
+    whole = path.read_bytes()
+    for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(NelboError, match=r"table\.safetensors is"):
+            load_table(path)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(NelboError, match="no error table of this version"):
+        load_table(path)
+    save_file({"x": torch.zeros(1)}, path, {"format": "nelbo error table 1"})
+    with pytest.raises(NelboError, match="is damaged"):
+        load_table(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_gammas": 0}, "at least 1 gamma"),
+        ({"seed": -1}, "seed"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"precision": "int3"}, "precision"),
+        ({"exit_kinds": ("door",)}, "no exit 'door'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make_model, make_pixels, settings, message):
+    with pytest.raises(NelboError, match=message):
+        gather(make_model, make_pixels, **settings)
+
+
+def test_images_of_another_shape_and_networks_that_fail_are_refused(make_model, make_pixels):
+    with pytest.raises(NelboError, match="shape"):
+        error_table(make_model(), make_pixels(2, shape=(3, 8, 8)), n_gammas=2)
+    model = make_model()
+    model.denoise = lambda z, gamma: z * float("nan")
+    with pytest.raises(NelboError, match="not finite"):
+        error_table(model, make_pixels(2), n_gammas=2)
