@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.decoder import to_unit
-from nelbo.exit import Exit, situations
+from nelbo.exit import MIN_STD, Exit, situations
 
 _ROUNDS = 3
 _NEWTON_STEPS = 8
@@ -41,12 +41,12 @@ def _fit_channel(
     target: Float[Tensor, " n"], known: Float[Tensor, "n f"], context: Float[Tensor, "n g"]
 ) -> tuple[Float[Tensor, " f"], Float[Tensor, " g"]]:
     scales = torch.zeros(context.shape[1], dtype=torch.float64, device=target.device)
-    scales[0] = torch.log(target.square().mean() + _RIDGE**2)
+    scales[0] = torch.log(target.square().mean() + MIN_STD**2)
     weights = torch.zeros(known.shape[1], dtype=torch.float64, device=target.device)
     for _ in range(_ROUNDS):
         precision = torch.exp(-context @ scales)
         weights = _least_squares(known, target, precision)
-        scales = _fit_scales((target - known @ weights).square(), context, scales)
+        scales = _fit_scales((target - known @ weights).square() + MIN_STD**2, context, scales)
     return weights, scales
 
 

@@ -103,3 +103,10 @@ def test_without_noise_the_sample_is_the_prediction():
     for kind in KINDS:
         exit = fit_exit(kind, *pictures(16))
         torch.testing.assert_close(exit.sample(to_unit(images), torch.zeros(3, 3, 8, 8)), images)
+
+
+@every
+def test_perfect_predictions_leave_almost_nothing_to_pay(kind):
+    images, _ = pictures(4)
+    exit = fit_exit(kind, images, to_unit(images))
+    assert (-exit.log_likelihood(images, to_unit(images))).max() < 1e-3

@@ -2,21 +2,49 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nelbo.errors import NelboError
 
+if TYPE_CHECKING:
+    from nelbo.time_schedule.schedule import TimeSchedule
 
-def parse_steps(steps: str) -> int | None:
-    """Returns the number of steps that ``--steps`` names, None for ``inf``.
+
+def parse_steps(steps: str) -> int | Path | None:
+    """Returns the number of steps that ``--steps`` names, None for ``inf``, or the file of a time schedule.
 
     Raises:
-        NelboError: If it is neither a positive integer nor ``inf``.
+        NelboError: If it is neither a positive integer nor ``inf`` nor a file.
     """
     if steps == "inf":
         return None
-    if not steps.isdecimal() or int(steps) < 1:
-        raise NelboError(f"--steps is a number of steps from 1 on, or inf for continuous time, got {steps!r}")
-    return int(steps)
+    if steps.isdecimal() and int(steps) >= 1:
+        return int(steps)
+    if Path(steps).is_file():
+        return Path(steps)
+    raise NelboError(
+        f"--steps is a number of steps from 1 on, inf for continuous time, or the file of a time schedule, got {steps!r}"
+    )
+
+
+def open_steps(steps: "int | Path | None") -> "int | TimeSchedule | None":
+    """Returns what was parsed, with a file read as the time schedule it holds."""
+    from nelbo.time_schedule.schedule import TimeSchedule
+
+    return TimeSchedule.load(steps) if isinstance(steps, Path) else steps
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """Returns the positive numbers of a list such as ``8,16,32``, sorted and without repetitions.
+
+    Raises:
+        NelboError: If it is written otherwise.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise NelboError(f"{option} is a list of numbers from 1 on such as 8,16,32, got {text!r}")
+    return sorted({int(part) for part in parts})
 
 
 def parse_seeds(seeds: str) -> list[int]:

@@ -24,25 +24,26 @@ def evaluate(
     Args:
         model: A bundled model's name or a model folder.
         data: The images: a folder, zip, npz, npy, parquet or idx file.
-        steps: T of the T-step bound, or inf for continuous time.
-        passes: Network evaluations an image, at times spread evenly.
+        steps: T of the T-step bound, inf for continuous time, or the file of a time schedule.
+        passes: Network evaluations an image, at times spread evenly; walks of the whole chain of a time schedule.
         seed: The randomness of the estimate.
         batch_size: Images a network call; changes nothing but speed and memory.
         precision: The network's arithmetic; auto is the device's fastest.
         device: Where to compute.
         json: Also write the result to this file.
     """
-    n_steps = parse_steps(steps)
+    parsed = parse_steps(steps)
     check_batch_size(batch_size)
 
     from nelbo.atomic import check_writable
-    from nelbo.cli.arguments import progress_bar
+    from nelbo.cli.arguments import open_steps, progress_bar
     from nelbo.data.images import open_images
     from nelbo.device import choose_device
     from nelbo.evaluation import evaluate as measure
     from nelbo.evaluation import table
     from nelbo.pretrained import load
 
+    n_steps = open_steps(parsed)
     loaded = load(model, choose_device(device))
     images = open_images(data)
     if json is not None:

@@ -23,27 +23,30 @@ def sample(
     Args:
         model: A bundled model's name or a model folder.
         out: The folder to write to.
-        steps: Steps of the chain, each one network evaluation.
+        steps: Steps of the chain, each one network evaluation; or the file of a time schedule.
         seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.
         batch_size: Images walked together.
         precision: The network's arithmetic; auto is the device's fastest.
         device: Where to compute.
     """
     check_batch_size(batch_size)
-    numbers, n_steps = parse_seeds(seeds), parse_steps(steps)
-    if n_steps is None:
+    numbers, parsed = parse_seeds(seeds), parse_steps(steps)
+    if parsed is None:
         raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
 
     from nelbo.atomic import check_writable
-    from nelbo.cli.arguments import progress_bar
+    from nelbo.cli.arguments import open_steps, progress_bar
     from nelbo.device import choose_device
     from nelbo.pictures import save_grid, save_png
     from nelbo.pretrained import load
     from nelbo.sampling import sample as draw
 
+    n_steps = open_steps(parsed)
+    assert n_steps is not None
     loaded = load(model, choose_device(device))
     check_writable(out / "grid.png")
-    n_calls = n_steps * -(-len(numbers) // batch_size)
+    per_image = n_steps if isinstance(n_steps, int) else n_steps.n_steps
+    n_calls = per_image * -(-len(numbers) // batch_size)
     with progress_bar(n_calls, "step") as advance:
         images = draw(loaded, n_steps, numbers, batch_size, precision, advance)
     for number, image in zip(numbers, images, strict=True):

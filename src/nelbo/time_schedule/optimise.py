@@ -22,11 +22,13 @@ class Schedules:
         table: The error table.
         graph: The costs.
         paths: The cheapest paths; ``paths.method`` says which search found them.
+        freedom: The exits, free_entry and free_exit that they were found under.
     """
 
     table: ErrorTable
     graph: Costs
     paths: ShortestPaths
+    freedom: tuple[Sequence[str] | None, bool, bool]
 
     def bpd(self, n_steps: int) -> float:
         """Returns the predicted bound of the best schedule of K steps, infinite where there is none."""
@@ -76,7 +78,7 @@ def optimal_schedules(
     paths = shortest_paths(graph.edges, max(wanted) if wanted else None, graph.entry)
     for budget in wanted or []:
         paths.path(budget)
-    return Schedules(table, graph, paths)
+    return Schedules(table, graph, paths, (exits, free_entry, free_exit))
 
 
 def path_bpd(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> float:
