@@ -20,6 +20,7 @@ from nelbo.errors import NelboError
 from nelbo.interop.betas import checked
 from nelbo.interop.ddpm import DDPM, DDPMConfig
 from nelbo.interop.optional import installed
+from nelbo.nets.fourier import Stem
 
 INDEX, NET, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 SCHEDULERS = ("DDPMScheduler", "TimetableScheduler")
@@ -35,10 +36,16 @@ _DDPM_ONLY = "nelbo reads DDPMs of pixels: a UNet2DModel with a DDPMScheduler"
 
 
 class DiffusersNet(nn.Module):
-    """A UNet2DModel under the signature that :class:`~nelbo.interop.ddpm.DDPM` calls."""
+    """A UNet2DModel under the signature that :class:`~nelbo.interop.ddpm.DDPM` calls.
+
+    Its first layer runs in float32 whatever the autocast, as those of our own networks do.
+    """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
+        theirs: nn.Conv2d = unet.conv_in  # pyright: ignore[reportAssignmentType]
+        unet.conv_in = Stem(theirs.in_channels, theirs.out_channels, fourier=())
+        unet.conv_in.load_state_dict(theirs.state_dict())
         self.unet = unet
 
     def forward(
@@ -50,9 +57,9 @@ class DiffusersNet(nn.Module):
 
 def is_diffusers_folder(folder: Path) -> bool:
     """Returns whether a folder holds something that diffusers saved."""
-    if (folder / INDEX).exists() or (folder / "unet" / NET).exists() or (folder / "scheduler" / SCHEDULER).exists():
+    if any(path.is_file() for path in (folder / INDEX, folder / "unet" / NET, folder / "scheduler" / SCHEDULER)):
         return True
-    return (folder / NET).is_file() and "_diffusers_version" in _json(folder / NET)
+    return (folder / NET).is_file() and (folder / SCHEDULER).is_file()
 
 
 def read_diffusers(folder: Path) -> DDPM:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from nelbo.errors import NelboError
+from nelbo.nets.fourier import Stem
 
 N_GROUPS = 32
 SLOWEST = 10_000  # The longest period of the timestep's embedding, over 2 pi.
@@ -70,7 +71,7 @@ class UNetImproved(nn.Module):
             residual = Residual(n_in, widths[level], n_cond, modulated)
             return [residual, Attention(widths[level], n_heads)] if 2**level in attention else [residual]
 
-        down: list[list[nn.Module]] = [[FirstConv(n_image_channels, n_channels, 3, padding=1)]]
+        down: list[list[nn.Module]] = [[Stem(n_image_channels, n_channels, fourier=())]]
         skips, n_in = [n_channels], n_channels
         for level, width in enumerate(widths):
             for _ in range(n_blocks):
@@ -117,15 +118,6 @@ class UNetImproved(nn.Module):
         return self.out(h.float())
 
 
-class FirstConv(nn.Conv2d):
-    """A convolution in float32 whatever the autocast: bfloat16 would round the latent by a tenth of the least noise."""
-
-    def forward(self, z: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Returns the features."""
-        with torch.autocast(z.device.type, enabled=False):
-            return super().forward(z.float())
-
-
 class Residual(nn.Module):
     """Norm, SiLU, convolution; the embedding; norm, SiLU, convolution; added to the input."""
 
@@ -149,7 +141,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Norm and attention over all positions, added to the input; each head has its queries, keys and values together."""
+    """Norm and attention over all positions, added to the input; a head's queries, keys and values stand together."""
 
     def __init__(self, n_channels: int, n_heads: int) -> None:
         super().__init__()
@@ -210,7 +202,7 @@ def _norm(n_channels: int) -> nn.GroupNorm:
 
 
 def _check_channels(n_channels: int, heads: int, heads_up: int) -> None:
-    if n_channels % N_GROUPS:
+    if n_channels < 1 or n_channels % N_GROUPS:
         raise NelboError(f"the channels must be a multiple of the norm's {N_GROUPS} groups, got {n_channels}")
     if heads < 1 or heads_up < 1 or n_channels % heads or n_channels % heads_up:
         raise NelboError(f"the heads {heads} and {heads_up} must divide the {n_channels} channels")
