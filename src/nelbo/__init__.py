@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from nelbo.errors import NelboError as NelboError
     from nelbo.evaluation import Evaluation as Evaluation
     from nelbo.evaluation import evaluate as evaluate
+    from nelbo.interop.any_model import load as load
+    from nelbo.interop.callable import from_callable as from_callable
     from nelbo.model import VDM as VDM
     from nelbo.model import DiffusionModel as DiffusionModel
     from nelbo.model_config import ModelConfig as ModelConfig
-    from nelbo.pretrained import load as load
     from nelbo.sampling import sample as sample
 
 _HOMES = {
@@ -25,7 +26,8 @@ _HOMES = {
     "NelboError": "errors",
     "VDM": "model",
     "evaluate": "evaluation",
-    "load": "pretrained",
+    "from_callable": "interop.callable",
+    "load": "interop.any_model",
     "open_images": "data.images",
     "sample": "sampling",
 }

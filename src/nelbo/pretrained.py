@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,12 +36,12 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> VDM:
     if not folder.is_dir():
         names = ", ".join(bundled_models()) or "none"
         raise NelboError(f"no model {str(name)!r}: it is neither a model folder nor a bundled model ({names})")
-    config = parse_model_config(_text(folder / CONFIG), str(folder / CONFIG))
+    config = parse_model_config(read_text(folder / CONFIG), str(folder / CONFIG))
     try:
         model = VDM(config)
     except NelboError as error:
         raise NelboError(f"{folder / CONFIG}: {error}") from None
-    _fill(model, _weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    _fill(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
     return model.eval().to(device)
 
 
@@ -56,12 +57,21 @@ def save(model: VDM, folder: Path, card: str, dtype: torch.dtype = torch.float32
     Raises:
         NelboError: If there is something else than a model folder, or the place cannot be written.
     """
+    weights = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+    write_folder(folder, weights, model.config, card)
+
+
+def write_folder(folder: Path, weights: dict[str, Tensor], config: BaseModel, card: str) -> None:
+    """Writes a model folder of any kind, whole or not at all, replacing one that was there.
+
+    Raises:
+        NelboError: If there is something else than a model folder, or the place cannot be written.
+    """
     if folder.exists() and not (folder / CONFIG).exists():
         raise NelboError(f"{folder} exists and is no model folder, so it is not replaced: choose another place")
     with new_folder(folder) as temporary:
-        weights = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n")
+        (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
         (temporary / CARD).write_text(card)
 
 
@@ -70,14 +80,24 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().cpu().to(tensor.dtype if is_schedule else dtype).contiguous()
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns the text of a model folder's file.
+
+    Raises:
+        NelboError: If it is missing or no text.
+    """
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
         raise NelboError(f"{path} cannot be read: a model folder holds {CONFIG} and {WEIGHTS}") from None
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the weights in a safetensors file.
+
+    Raises:
+        NelboError: If it is missing or damaged.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,0 +1,62 @@
+"""``nelbo.load``: a model by its name, wherever it comes from."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo import pretrained
+from nelbo.bundled import bundled_models
+from nelbo.errors import NelboError
+from nelbo.interop import diffusers, hub
+from nelbo.interop.improved_diffusion import read_improved_diffusion
+from nelbo.model import DiffusionModel
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def load(name: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:
+    """Returns a trained model, in evaluation mode.
+
+    Args:
+        name: A bundled model's name; a model folder; a folder that diffusers saved, of a pipeline or of ``unet/`` and
+            ``scheduler/``; or the id of such a folder on the Hugging Face hub, as ``owner/name``.
+        device: Where to put it.
+
+    Raises:
+        NelboError: If there is no such model, it is of a kind that nelbo does not read, or its folder is damaged.
+    """
+    folder = bundled_models().get(str(name), Path(name))
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    return _read(folder).eval().to(device)
+
+
+def _from_hub(name: str | Path) -> Path:
+    """Returns the downloaded folder of a hub id; a path into a folder that exists is a slip, not an id."""
+    is_id = isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).parent.is_dir()
+    if not is_id or Path(name).exists():
+        names = ", ".join(bundled_models()) or "none"
+        raise NelboError(
+            f"no model {str(name)!r}: it is neither a model folder, nor a bundled model ({names}), nor an id on the hub"
+        )
+    return hub.download(str(name))
+
+
+def _read(folder: Path) -> DiffusionModel:
+    if diffusers.is_diffusers_folder(folder):
+        return diffusers.read_diffusers(folder)
+    if _settings(folder / pretrained.CONFIG).get("type") == "improved_diffusion":
+        return read_improved_diffusion(folder)
+    return pretrained.load(folder)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Returns the settings in a file, none if it holds none: what is wrong with it, its reader will say."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
