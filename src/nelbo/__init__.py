@@ -16,19 +16,27 @@ if TYPE_CHECKING:
     from nelbo.model import DiffusionModel as DiffusionModel
     from nelbo.model_config import ModelConfig as ModelConfig
     from nelbo.sampling import sample as sample
+    from nelbo.time_schedule.errors import ErrorTable as ErrorTable
+    from nelbo.time_schedule.gather import error_table as error_table
+    from nelbo.time_schedule.optimise import optimal_schedules as optimal_schedules
+    from nelbo.time_schedule.schedule import TimeSchedule as TimeSchedule
 
 _HOMES = {
     "Bound": "bound",
     "DiffusionModel": "model",
+    "ErrorTable": "time_schedule.errors",
     "Evaluation": "evaluation",
     "Images": "data.interface",
     "ModelConfig": "model_config",
     "NelboError": "errors",
+    "TimeSchedule": "time_schedule.schedule",
     "VDM": "model",
+    "error_table": "time_schedule.gather",
     "evaluate": "evaluation",
     "from_callable": "interop.callable",
     "load": "interop.any_model",
     "open_images": "data.images",
+    "optimal_schedules": "time_schedule.optimise",
     "sample": "sampling",
 }
 

@@ -10,6 +10,11 @@ def bundled_models() -> dict[str, Path]:
     return {config.parent.name: config.parent for config in sorted(_ASSETS.glob("*/config.json"))}
 
 
+def bundled_tables() -> dict[str, Path]:
+    """Returns the error tables that come with bundled models, by the model's name."""
+    return {table.parent.name: table for table in sorted(_ASSETS.glob("*/errors.safetensors"))}
+
+
 def bundled_images() -> dict[str, Path]:
     """Returns the files of the bundled image sets by name."""
     return {file.stem: file for file in sorted(_ASSETS.glob("images/*.npz"))}

@@ -17,11 +17,13 @@ def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def make(name):
+def make_spectral():
     root = normal(3, 3, seed=5)
-    basis = Basis(principal_axes(root @ root.T), plain_basis(SHAPE).block)
-    made = {"analytic": Analytic(0.37), "spectral": Spectral(basis, normal(*SHAPE, seed=6).square())}
-    return (FIXED_KERNELS | made)[name]
+    return Spectral(Basis(principal_axes(root @ root.T), plain_basis(SHAPE).block), normal(*SHAPE, seed=6).square())
+
+
+def make(name):
+    return (FIXED_KERNELS | {"analytic": Analytic(0.37), "spectral": make_spectral()})[name]
 
 
 every = pytest.mark.parametrize("name", KERNELS)
@@ -119,7 +121,7 @@ def test_no_single_variance_is_better_than_the_analytic_and_none_per_axis_than_t
     """Costs averaged over mistakes with known second moments, which signs give exactly."""
     *_, gamma_s, gamma_t = situation(pair)
     one_s, one_t = gamma_s[:1], gamma_t[:1]
-    spectral = make("spectral")
+    spectral = make_spectral()
     mistake = spectral.inverse(spectral.spectrum.sqrt()[None])  # Its coordinates' squares are the spectrum.
     m = mistake.square().mean().item()
     costs = {
@@ -137,7 +139,7 @@ def test_no_single_variance_is_better_than_the_analytic_and_none_per_axis_than_t
 
 def test_with_the_exact_spectrum_the_spectral_kernel_is_the_true_reverse_of_gaussian_data():
     """For x ~ N(0, U^T diag(v) U), p(z_s | z_t) = q(z_s | z_t) exactly: the analytic limit of one step."""
-    spectral = make("spectral")
+    spectral = make_spectral()
     variances = 0.2 * normal(*SHAPE, seed=8).square()
     gamma_s, gamma_t = torch.tensor([-3.0]).double(), torch.tensor([-1.0]).double()
     a_s, s_s, a_t, s_t = (f(g)[0] for g in (gamma_s, gamma_t) for f in (alpha, sigma))

@@ -90,9 +90,9 @@ def test_tables_of_different_images_add_up(make_model, make_pixels, kind):
     assert total.n_images.tolist() == [SITTING + 4] * len(total.gammas)
     torch.testing.assert_close(total.error, first.error + second.error)
     with pytest.raises(NelboError, match="exits_of"):
-        first + error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32")
+        _ = first + error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32")
     with pytest.raises(NelboError, match="one model"):
-        first + replace(second, subject=replace(second.subject, seed=5))
+        _ = first + replace(second, subject=replace(second.subject, seed=5))
 
 
 @kinds
@@ -103,12 +103,13 @@ def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
     class Stop(Exception):
         pass
 
-    def interrupt(table, progress):
-        if progress.done >= interrupt.after:
-            save_table(table, tmp_path / "table.safetensors", torch.float64)
-            raise Stop
+    for after in (1, 5 * SITTING, (SITTING + 2) * 10 - 1):
 
-    for interrupt.after in (1, 5 * SITTING, (SITTING + 2) * 10 - 1):
+        def interrupt(table, progress, after=after):
+            if progress.done >= after:
+                save_table(table, tmp_path / "table.safetensors", torch.float64)
+                raise Stop
+
         model = make_model(*kind)
         with pytest.raises(Stop):
             error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", progress=interrupt)

@@ -24,7 +24,7 @@ def parse_steps(steps: str) -> int | Path | None:
     if Path(steps).is_file():
         return Path(steps)
     raise NelboError(
-        f"--steps is a number of steps from 1 on, inf for continuous time, or the file of a time schedule, got {steps!r}"
+        f"--steps is a number of steps from 1 on, inf for continuous time, or a time schedule's file, got {steps!r}"
     )
 
 

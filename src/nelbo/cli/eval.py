@@ -41,7 +41,7 @@ def evaluate(
     from nelbo.device import choose_device
     from nelbo.evaluation import evaluate as measure
     from nelbo.evaluation import table
-    from nelbo.pretrained import load
+    from nelbo.interop.any_model import load
 
     n_steps = open_steps(parsed)
     loaded = load(model, choose_device(device))

@@ -17,11 +17,14 @@ def info(model: Annotated[str | None, tyro.conf.Positional] = None) -> None:
         print(f"models  {', '.join(bundled_models())}\nimages  {', '.join(bundled_images())}")
         return
 
-    from nelbo.pretrained import load
+    from nelbo.interop.any_model import load
+    from nelbo.interop.ddpm import DDPM
+    from nelbo.model import VDM
 
     loaded = load(model)
     schedule = loaded.noise_schedule
     print(f"images      {loaded.image_shape} (channels, height, width)")
     print(f"parameters  {sum(p.numel() for p in loaded.parameters())}")
     print(f"gamma       {schedule.gamma_0.item():.4f} to {schedule.gamma_1.item():.4f}")
-    print(loaded.config.model_dump_json(indent=2))
+    if isinstance(loaded, VDM | DDPM):
+        print(loaded.config.model_dump_json(indent=2))

@@ -11,12 +11,14 @@ from nelbo.cli.eval import evaluate
 from nelbo.cli.import_model import import_model
 from nelbo.cli.info import info
 from nelbo.cli.sample import sample
+from nelbo.cli.schedule import schedule
 from nelbo.cli.train import train
 from nelbo.errors import NelboError
 
 VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
+    "schedule": schedule,
     "sample": sample,
     "info": info,
     "import": import_model,

@@ -37,8 +37,8 @@ def sample(
     from nelbo.atomic import check_writable
     from nelbo.cli.arguments import open_steps, progress_bar
     from nelbo.device import choose_device
+    from nelbo.interop.any_model import load
     from nelbo.pictures import save_grid, save_png
-    from nelbo.pretrained import load
     from nelbo.sampling import sample as draw
 
     n_steps = open_steps(parsed)

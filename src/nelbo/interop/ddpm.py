@@ -39,7 +39,7 @@ from nelbo.interop.betas import checked, exit_std_of, gammas_of
 from nelbo.model import DiffusionModel
 from nelbo.model_config import DECODERS, Frozen
 from nelbo.noise_schedule import Table
-from nelbo.reverse import KERNELS
+from nelbo.reverse import FIXED_KERNELS
 
 PIXEL_SCALE = 256 / 255
 GAMMA_SHIFT = 2 * math.log(PIXEL_SCALE)  # Their gamma less ours.
@@ -92,8 +92,8 @@ class DDPM(DiffusionModel):
         self.image_shape = config.image_shape
         self.noise_schedule = Table((gammas_of(betas) - GAMMA_SHIFT).tolist())
         self.decoder = DECODERS["discretised_gaussian"]
-        self.reverse = KERNELS["posterior"]
         self.reverse_kernel = REVERSE_KERNELS[config.variance]
+        self.reverse = FIXED_KERNELS[self.reverse_kernel]
         self.exit_std = exit_std_of(betas) / PIXEL_SCALE
         self.n_timesteps = len(betas)
         self.n_classes = config.n_classes

@@ -35,13 +35,12 @@ class Schedules:
         return _bpd(self.table, self.paths.totals[n_steps - 1])
 
     def __getitem__(self, n_steps: int) -> TimeSchedule:
-        """Returns the best schedule of exactly K steps."""
-        return schedule_of(self.table, self.graph, self.paths.path(n_steps))
+        """Returns the best schedule of exactly K steps.
 
-    @property
-    def max_steps(self) -> int:
-        """The largest budget."""
-        return len(self.paths.totals)
+        Raises:
+            NelboError: If K is out of range or cannot be met.
+        """
+        return schedule_of(self.table, self.graph, self.paths.path(n_steps))
 
 
 def optimal_schedules(
@@ -56,28 +55,25 @@ def optimal_schedules(
 
     Args:
         table: The model's error table.
-        budgets: The Ks that will be asked for; by default all up to the number of levels. ``schedules[K]`` is one.
+        budgets: The Ks that will be asked for: no larger one will be found. By default, all up to the number of levels.
         reverse: A kernel of :data:`nelbo.reverse.KERNELS`.
         exits: Which exits may be taken, see :func:`nelbo.time_schedule.costs.costs`.
         free_entry: Whether the chain may start below the noisiest level.
         free_exit: Whether it may leave for the data from any level.
 
     Raises:
-        NelboError: If a budget is out of range or cannot be met, or the kernel or an exit is none of the table's.
+        NelboError: If a budget is out of range, or the kernel or an exit is none of the table's.
 
     References:
         Learning to Efficiently Sample from Diffusion Probabilistic Models (Watson et al., 2021), section 3.
         https://arxiv.org/abs/2106.03802
     """
-    n = len(table.gammas)
-    wanted = list(budgets) if budgets is not None else None
-    for budget in wanted or []:
+    wanted, n = sorted(budgets or []), len(table.gammas)
+    for budget in wanted[:1] + wanted[-1:]:
         if not 1 <= budget <= n:
             raise NelboError(f"a budget is a number of network calls from 1 to {n}, got {budget}")
     graph = costs(table, reverse, exits, free_entry, free_exit)
-    paths = shortest_paths(graph.edges, max(wanted) if wanted else None, graph.entry)
-    for budget in wanted or []:
-        paths.path(budget)
+    paths = shortest_paths(graph.edges, wanted[-1] if wanted else n, graph.entry)
     return Schedules(table, graph, paths, (exits, free_entry, free_exit))
 
 

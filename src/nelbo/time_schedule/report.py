@@ -9,13 +9,14 @@ from typing import Any
 
 from nelbo.atomic import new_file
 from nelbo.errors import NelboError
+from nelbo.reverse import KERNELS
 from nelbo.time_schedule.baselines import BASELINES
 from nelbo.time_schedule.costs import costs
 from nelbo.time_schedule.errors import ErrorTable
-from nelbo.time_schedule.optimise import Schedules, path_bpd
+from nelbo.time_schedule.optimise import Schedules, optimal_schedules, path_bpd
 from nelbo.time_schedule.schedule import TimeSchedule
 
-SAMPLE_NOTE = "Best for the bound and for compression; the prettiest samples may need another schedule (docs: schedules)."
+SAMPLE_NOTE = "Best for the bound and for compression; the prettiest samples may need another schedule."
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,12 @@ def report(table: ErrorTable, schedules: Schedules, kernels: Sequence[str], budg
     Args:
         table: The error table.
         schedules: The optimal schedules.
-        kernels: Other searches' names and results are computed for these kernels, under the same freedom.
+        kernels: The kernels whose optima to report, under the same freedom.
         budgets: The numbers of network calls to report.
     """
-    from nelbo.time_schedule.optimise import optimal_schedules
-
     reverse, freedom = schedules.graph.reverse, schedules.freedom
     found = {reverse: schedules} | {
-        name: optimal_schedules(table, None, name, *freedom) for name in kernels if name != reverse
+        name: optimal_schedules(table, budgets, name, *freedom) for name in kernels if name != reverse
     }
     fixed = costs(table, reverse, free_entry=False, free_exit=False)
     baselines = {
@@ -105,6 +104,11 @@ def report(table: ErrorTable, schedules: Schedules, kernels: Sequence[str], budg
         search=schedules.paths.method,
         n_images=int(table.n_images.min()),
     )
+
+
+def supported_kernels(table: ErrorTable) -> list[str]:
+    """Returns the reverse kernels that a table's model can have."""
+    return [name for name in KERNELS if name != "learned-range" or table.ranges is not None]
 
 
 def _cell(value: float) -> str:

@@ -73,7 +73,8 @@ def shortest_paths(
     """Returns the cheapest path of exactly K edges from node 0, for each K from 1 to ``max_steps``.
 
     Args:
-        costs: F, in nats, shape (N + 1, N + 1); what stands at or below the diagonal is not read. Infinite where there is no edge.
+        costs: F, in nats, shape (N + 1, N + 1), infinite where there is no edge; what stands at or below the diagonal
+            is not read.
         max_steps: The largest K; at most, and by default, the number of nodes after 0.
         entry: P, what it costs to end at each node; by default nothing at the last and infinite elsewhere.
         method: ``dense`` or ``monge``; ``auto`` is monge where the costs allow it.

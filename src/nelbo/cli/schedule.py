@@ -1,0 +1,83 @@
+"""``nelbo schedule``: finds the time schedules with the best bound for any budgets of network calls."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nelbo.cli.arguments import check_batch_size, parse_numbers
+from nelbo.errors import NelboError
+
+
+def schedule(
+    model: Annotated[str, tyro.conf.Positional],
+    out: Path,
+    data: Path | None = None,
+    table: Path | None = None,
+    budgets: str = "4,8,16,32,64",
+    reverse: Literal["posterior", "forward", "learned-range", "analytic", "spectral"] = "spectral",
+    exits: str = "decoder,channels,causal",
+    fixed_ends: bool = False,
+    gammas: int = 1000,
+    images: int = 128,
+    seed: int = 0,
+    batch_size: int = 32,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Finds the schedules of K network calls with the best bound, for every K at once, from one pass over images.
+
+    Writes OUT/K.safetensors for `nelbo eval`, `nelbo sample` and the codec, schedules.json, schedules.png, and the
+    error table (errors.safetensors), with which a second search takes seconds. Interrupt it and run it again: it goes
+    on.
+
+    Args:
+        model: A bundled model's name, a model folder, or a folder that diffusers saved.
+        out: The folder to write to.
+        data: The images to measure errors on, not those the schedules are judged on: a folder, zip, npz, parquet, ...
+        table: An error table made before, in place of images; a bundled model comes with one.
+        budgets: The numbers of network calls.
+        reverse: The reverse kernel of the schedules; the others are reported too.
+        exits: How the chain may leave for the data: decoder is the model's own.
+        fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
+        gammas: Noise levels of the error table; a discrete-time model has its own.
+        images: Images of the data to use, chosen at random.
+        seed: The randomness of the choice and of the noise.
+        batch_size: Images a network call, at most 32.
+        precision: The network's arithmetic; auto is the device's fastest.
+        device: Where to compute.
+    """
+    check_batch_size(batch_size)
+    wanted, allowed = parse_numbers(budgets, "--budgets"), [part.strip() for part in exits.split(",") if part.strip()]
+    if images < 1:
+        raise NelboError(f"--images is a number from 1 on, got {images}")
+    if data is not None and table is not None:
+        raise NelboError("give --data or --table, not both: a table stands for images it was measured on")
+
+    from nelbo.atomic import check_writable
+    from nelbo.bundled import bundled_tables
+    from nelbo.cli.gathering import gather, loaded_table
+    from nelbo.device import choose_device
+    from nelbo.interop.any_model import load
+    from nelbo.time_schedule.optimise import optimal_schedules
+    from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
+
+    check_writable(out / "schedules.json")
+    loaded = load(model, choose_device(device))
+    if data is not None:
+        errors = gather(loaded, data, out / "errors.safetensors", gammas, images, seed, batch_size, precision)
+    else:
+        errors = loaded_table(loaded, table or bundled_tables().get(model), model)
+    free = {"free_entry": not fixed_ends, "free_exit": not fixed_ends}
+    found = optimal_schedules(errors, wanted, reverse, allowed, **free)
+    result = report(errors, found, supported_kernels(errors), wanted)
+    for budget, each in result.schedules.items():
+        each.save(out / f"{budget}.safetensors")
+    result.save_json(out / "schedules.json")
+    print(result.text())
+    print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
+    try:
+        result.save_figure(out / "schedules.png")
+    except NelboError as error:
+        print(f"no figure: {error}")
+    print(f"schedules: {', '.join(str(out / f'{budget}.safetensors') for budget in result.schedules)}")
