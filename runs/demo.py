@@ -1,4 +1,4 @@
-"""The main job: evaluates the bundled model on bundled images, samples from it, and trains one from scratch.
+"""The main job: evaluates the bundled model, finds it schedules of few steps, samples, and trains one from scratch.
 
     python runs/demo.py --out out/demo
 
@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import nelbo
+from nelbo.bundled import bundled_tables
 from nelbo.evaluation import Evaluation, evaluate, table
 from nelbo.pictures import save_grid
 from nelbo.sampling import sample
+from nelbo.time_schedule.table_file import load_table
 from nelbo.train.config import TrainConfig, override
 from nelbo.train.loop import Intervals
 from nelbo.train.presets import preset
@@ -21,8 +23,10 @@ from nelbo.train.run import Run, hold_out
 
 MODEL, IMAGES = "cifar10-small", "cifar10-test-256"
 STEPS = (10, 100, 1000, None)
+BUDGETS = (8, 16, 32)
 RESULTS = {
     "bounds": "bound-*.json",
+    "schedules": "schedule-*.safetensors",
     "samples": "samples.png",
     "the run from scratch": "training",
     "its model": "training/model",
@@ -31,13 +35,25 @@ N_PASSES, N_SAMPLES, SAMPLE_STEPS = 4, 16, 250
 
 
 def main(out: Path) -> None:
-    """Runs the three parts and says where everything is."""
+    """Runs the four parts and says where everything is."""
     started = time.perf_counter()
     model, images = nelbo.load(MODEL), nelbo.open_images(IMAGES)
     print(f"The bound of {MODEL} on {len(images)} CIFAR-10 test images, bits per dimension ± standard error:\n")
     evaluations = [evaluate(model, images, n_steps, n_passes=N_PASSES) for n_steps in STEPS]
     print(table(evaluations), flush=True)
     save(evaluations, out)
+
+    print("\nThe best schedules of K network calls, from the error table that comes with the model:\n", flush=True)
+    schedules = nelbo.optimal_schedules(load_table(bundled_tables()[MODEL]), BUDGETS)
+    for budget in BUDGETS:
+        schedule = schedules[budget]
+        schedule.save(out / f"schedule-{budget}.safetensors")
+        measured = evaluate(model, images, schedule)
+        print(
+            f"  K = {budget:<3} predicted {schedule.bpd:.4f} ± {schedule.prediction_error:.4f} on its training images, "
+            f"measured {measured.bpd:.4f} ± {measured.standard_error:.4f} on these",
+            flush=True,
+        )
 
     print(f"\nSampling {N_SAMPLES} images in {SAMPLE_STEPS} steps ...", flush=True)
     save_grid(sample(model, SAMPLE_STEPS, range(N_SAMPLES)), out / "samples.png")

@@ -19,8 +19,8 @@ from nelbo.atomic import new_file
 from nelbo.cli.gathering import gather
 from nelbo.device import choose_device
 from nelbo.evaluation import evaluate
-from nelbo.randomness import permutation
 from nelbo.time_schedule.errors import ErrorTable
+from nelbo.time_schedule.gather import chosen_images
 from nelbo.time_schedule.optimise import optimal_schedules
 from nelbo.time_schedule.report import report, supported_kernels
 
@@ -40,7 +40,7 @@ def main() -> None:
     path = options.out / "errors.safetensors"
     table = gather(model, options.train, path, options.gammas, options.images, 0, 32, "auto")
     test = nelbo.open_images(options.test)
-    test = test.select(np.sort(permutation(len(test), "test images of runs/schedules.py", 0)[: options.test_images]))
+    test = chosen_images(test, options.test_images)
     whole = evaluate(model, test, n_passes=options.passes)
     print(f"{'continuous' if model.gammas is None else 'all levels'}: {whole.bpd:.4f} ± {whole.standard_error:.4f}")
     rows = [row for kernel in supported_kernels(table) for row in measure(model, table, test, kernel, options.budgets)]

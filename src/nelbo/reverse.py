@@ -31,6 +31,7 @@ References:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -42,7 +43,13 @@ from nelbo.gaussian import denoised, over_image, posterior
 
 
 class ReverseKernel(ABC):
-    """A Gaussian p(z_s | z_t)."""
+    """A Gaussian p(z_s | z_t).
+
+    Attributes:
+        name: Its name among ``KERNELS``.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def log_ratio(
@@ -108,6 +115,8 @@ class ReverseKernel(ABC):
 class Posterior(ReverseKernel):
     r"""The VDM kernel: the posterior with the denoised image for the image, :math:`q(z_s \mid z_t, x = \hat x)`."""
 
+    name = "posterior"
+
     def log_ratio(
         self, gamma_s: Float[Tensor, " b"], gamma_t: Float[Tensor, " b"], nu: Float[Tensor, "b *chw"] | None
     ) -> Float[Tensor, "..."]:
@@ -118,6 +127,8 @@ class Posterior(ReverseKernel):
 class Forward(ReverseKernel):
     r"""The variance of the forward step, :math:`\sigma_{t|s}^2`: DDPM's beta."""
 
+    name = "forward"
+
     def log_ratio(
         self, gamma_s: Float[Tensor, " b"], gamma_t: Float[Tensor, " b"], nu: Float[Tensor, "b *chw"] | None
     ) -> Float[Tensor, "..."]:
@@ -127,6 +138,8 @@ class Forward(ReverseKernel):
 
 class LearnedRange(ReverseKernel):
     """A variance per pixel between beta tilde and beta of this very pair of levels, as the network interpolates."""
+
+    name = "learned-range"
 
     def log_ratio(
         self, gamma_s: Float[Tensor, " b"], gamma_t: Float[Tensor, " b"], nu: Float[Tensor, "b *chw"] | None
@@ -143,6 +156,8 @@ class Analytic(ReverseKernel):
     Attributes:
         mean_square: m, the mean of the squared mistake per dimension at gamma_t.
     """
+
+    name = "analytic"
 
     mean_square: float
 
@@ -161,6 +176,8 @@ class Spectral(ReverseKernel):
         basis: The basis, one for the whole chain.
         spectrum: C, the mean square of each coordinate of the mistake at gamma_t, shape (c, h, w).
     """
+
+    name = "spectral"
 
     basis: Basis
     spectrum: Float[Tensor, "c h w"]
@@ -181,12 +198,8 @@ class Spectral(ReverseKernel):
         return self.basis.inverse(y)
 
 
-FIXED_KERNELS: dict[str, ReverseKernel] = {
-    "posterior": Posterior(),
-    "forward": Forward(),
-    "learned-range": LearnedRange(),
-}
-KERNELS: tuple[str, ...] = (*FIXED_KERNELS, "analytic", "spectral")
+FIXED_KERNELS: dict[str, ReverseKernel] = {kernel.name: kernel for kernel in (Posterior(), Forward(), LearnedRange())}
+KERNELS: tuple[str, ...] = (*FIXED_KERNELS, Analytic.name, Spectral.name)
 
 
 def log_beta_ratio(gamma_s: Float[Tensor, "*b"], gamma_t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

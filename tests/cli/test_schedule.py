@@ -114,8 +114,10 @@ def test_what_cannot_be_done_is_said_in_one_line(files, capsys, tmp_path):
     assert "from 1 to 12" in fails(capsys, *start, "--table", table, "--budgets", "13")
     assert "--budgets" in fails(capsys, *start, "--table", table, "--budgets", "0")
     assert "--budgets" in fails(capsys, *start, "--table", table, "--budgets", "many")
-    assert "no exit 'door'" in fails(capsys, *start, "--table", table, "--exits", "door")
-    assert "no learned variances" in fails(capsys, *start, "--table", table, "--reverse", "learned-range")
+    assert "no exit 'door'" in fails(capsys, *start, "--table", table, "--budgets", "2", "--exits", "door")
+    assert "no learned variances" in fails(
+        capsys, *start, "--table", table, "--budgets", "2", "--reverse", "learned-range"
+    )
     assert "no error table at" in fails(capsys, *start, "--table", tmp_path / "none")
     assert "not both" in fails(capsys, *start, "--table", table, "--data", images)
     assert "--images" in fails(capsys, *start, "--data", images, "--images", 0)

@@ -146,6 +146,16 @@ def test_a_file_gives_the_table_back(make_model, make_pixels, kind, tmp_path):
     assert torch.equal(exit.scales, other.scales)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float16, 1e-3)])
+def test_fewer_digits_of_covariances_change_spectra_in_their_last_ones(make_model, make_pixels, tmp_path, dtype, rtol):
+    table = gather(make_model, make_pixels, n_gammas=40)
+    save_table(table, tmp_path / "table.safetensors", dtype)
+    found = load_table(tmp_path / "table.safetensors")
+    for level in range(40):
+        largest = table.spectrum(level).max().item()
+        torch.testing.assert_close(found.spectrum(level), table.spectrum(level), rtol=0, atol=3 * rtol * largest)
+
+
 def test_damaged_and_foreign_files_are_refused(make_model, make_pixels, tmp_path):
     path = tmp_path / "table.safetensors"
     with pytest.raises(NelboError, match="no error table at"):

@@ -225,3 +225,12 @@ def test_an_unfinished_table_is_refused(gather):
     table.n_images[3] = 0
     with pytest.raises(NelboError, match="unfinished"):
         optimal_schedules(table)
+
+
+def test_a_copied_model_keeps_its_kernel(make_model):
+    """As the weight average of a training run is one."""
+    import copy
+
+    for kind in MODELS.values():
+        model = copy.deepcopy(make_model(*kind))
+        assert plain_schedule(model, 4).reverse == kind[1]

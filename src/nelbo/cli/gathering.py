@@ -26,15 +26,11 @@ def gather(
     precision: str,
 ) -> "ErrorTable":
     """Returns the error table of a model on randomly chosen images, kept at ``path`` while it grows."""
-    import numpy as np
-
     from nelbo.data.images import open_images
-    from nelbo.randomness import permutation
-    from nelbo.time_schedule.gather import error_table
+    from nelbo.time_schedule.gather import chosen_images, error_table
     from nelbo.time_schedule.table_file import load_table, save_table
 
-    source = open_images(data)
-    chosen = source.select(np.sort(permutation(len(source), "images of an error table", seed)[:n_images]))
+    chosen = chosen_images(open_images(data), n_images, seed)
     start = load_table(path) if path.exists() else None
     done, saved = 0 if start is None else int(start.n_images.sum()), time.monotonic()
     n_levels = n_gammas if model.gammas is None else len(model.gammas)

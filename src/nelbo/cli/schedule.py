@@ -59,6 +59,8 @@ def schedule(
     from nelbo.cli.gathering import gather, loaded_table
     from nelbo.device import choose_device
     from nelbo.interop.any_model import load
+    from nelbo.interop.ddpm import DDPM
+    from nelbo.interop.export import save_timesteps
     from nelbo.time_schedule.optimise import optimal_schedules
     from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
 
@@ -74,6 +76,8 @@ def schedule(
     for budget, each in result.schedules.items():
         each.save(out / f"{budget}.safetensors")
     result.save_json(out / "schedules.json")
+    if isinstance(loaded, DDPM):
+        save_timesteps(out / "timesteps.json", loaded, result.timesteps())
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
     try:

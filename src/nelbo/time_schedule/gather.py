@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -22,6 +23,7 @@ from nelbo.fingerprint import fingerprint
 from nelbo.gaussian import denoised, diffuse
 from nelbo.model import DiffusionModel, check_seed
 from nelbo.precision import Precision, autocast, resolve_precision, set_precision
+from nelbo.randomness import permutation
 from nelbo.reverse import LearnedRange
 from nelbo.time_schedule.errors import ErrorTable, Subject, pairs
 from nelbo.time_schedule.ranges import N_BINS, moments
@@ -87,6 +89,11 @@ def error_table(
             sitting = _Sitting(model, data, indices, batch_size, seed, resolved)
             table = _sit(table, sitting, len(data), progress)
     return table
+
+
+def chosen_images(data: Images, n_images: int, seed: int = 0) -> Images:
+    """Returns some of a data set's images, chosen at random, in their order."""
+    return data.select(np.sort(permutation(len(data), "images of an error table", seed)[:n_images]))
 
 
 def levels(model: DiffusionModel, n_gammas: int) -> Float[Tensor, " n"]:

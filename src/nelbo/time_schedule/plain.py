@@ -3,10 +3,8 @@
 import torch
 
 from nelbo.bound import even_nodes
-from nelbo.errors import NelboError
 from nelbo.fingerprint import fingerprint
 from nelbo.model import DiffusionModel, check_n_steps
-from nelbo.reverse import FIXED_KERNELS
 from nelbo.time_schedule.schedule import TimeSchedule
 
 
@@ -23,12 +21,9 @@ def plain_schedule(model: DiffusionModel, n_steps: int) -> TimeSchedule:
     check_n_steps(n_steps, model.gammas)
     levels = None if model.gammas is None else even_nodes(len(model.gammas), n_steps)
     gammas = model.noise_schedule.grid(n_steps) if model.gammas is None else model.gammas[levels]
-    names = [name for name, kernel in FIXED_KERNELS.items() if kernel is model.reverse]
-    if not names:
-        raise NelboError("the model's reverse kernel needs a time schedule: find one with `nelbo schedule`")
     return TimeSchedule(
         gammas=gammas.detach().cpu().to(torch.float64),
-        reverse=names[0],
+        reverse=model.reverse.name,
         exit=None,
         fingerprint=fingerprint(model),
         image_shape=model.image_shape,

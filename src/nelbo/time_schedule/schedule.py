@@ -75,6 +75,11 @@ class TimeSchedule:
         """The predicted bound in bits per dimension; NaN where there is no prediction."""
         return math.nan if self.prediction is None else self.prediction.bpd
 
+    @property
+    def prediction_error(self) -> float:
+        """The standard error of the predicted bound; NaN where there is no prediction."""
+        return math.nan if self.prediction is None else self.prediction.standard_error
+
     def kernel(self, step: int) -> ReverseKernel:
         """Returns p(z_s | z_t) of the step from ``gammas[step + 1]`` down to ``gammas[step]``."""
         if self.reverse == "analytic":

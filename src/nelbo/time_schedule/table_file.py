@@ -24,11 +24,12 @@ def save_table(table: ErrorTable, path: Path, dtype: torch.dtype = torch.float32
     Args:
         table: The table.
         path: The file.
-        dtype: What the covariances are stored in, as means; everything else stays in float64.
+        dtype: What the covariances are stored in, as fractions of the largest of their level; everything else stays in
+            float64.
     """
     tensors: dict[str, Tensor] = {name: getattr(table, name).contiguous() for name in _TENSORS}
-    count = table.n_images.clamp(min=1).double()[:, None, None, None]
-    tensors["covariance"] = (table.covariance / count).to(dtype).contiguous()
+    tensors["largest"] = table.covariance.abs().amax((1, 2, 3)).clamp(min=1e-300)
+    tensors["covariance"] = (table.covariance / _per_level(tensors["largest"])).to(dtype).contiguous()
     if table.ranges is not None:
         tensors["ranges"] = table.ranges
     for kind, exits in table.exits.items():
@@ -69,8 +70,7 @@ def _table(header: dict[str, str], tensors: dict[str, Tensor]) -> ErrorTable:
     fields = json.loads(header["subject"])
     fields["image_shape"] = tuple(fields["image_shape"])
     parts = {name: tensors[name] for name in _TENSORS}
-    count = parts["n_images"].clamp(min=1).double()[:, None, None, None]
-    parts["covariance"] = parts["covariance"].double() * count
+    parts["covariance"] = parts["covariance"].double() * _per_level(tensors["largest"])
     kinds = json.loads(header["exits"])
     return ErrorTable(
         subject=Subject(**fields),
@@ -80,6 +80,10 @@ def _table(header: dict[str, str], tensors: dict[str, Tensor]) -> ErrorTable:
         ranges=tensors.get("ranges"),
         **parts,
     )
+
+
+def _per_level(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
 
 
 def _exit_tensors(kind: str, exits: list[Exit]) -> dict[str, Tensor]:
