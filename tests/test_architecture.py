@@ -48,7 +48,14 @@ LAYERS: Mapping[str, Layer] = {
     "cli": layer("cli", "package interop train data use model nets theory errors"),
     "main": layer("__main__", "cli"),
 }
-TORCH_FREE = {"time_schedule/search.py", "codec/tables.py", "codec/rans.py", "codec/container.py"}
+TORCH_FREE = {
+    "time_schedule/search.py",
+    "codec/tables.py",
+    "codec/rans.py",
+    "codec/codecs.py",
+    "codec/container.py",
+    "codec/members.py",
+}
 OPTIONAL = {
     "pyarrow",
     "tensorboard",
