@@ -55,6 +55,7 @@ TORCH_FREE = {
     "codec/codecs.py",
     "codec/container.py",
     "codec/members.py",
+    "codec/records.py",
 }
 OPTIONAL = {
     "pyarrow",

@@ -185,7 +185,9 @@ def push_grey_gaussian(state, words, head, symbols, mean, rate, cdf):
     """Pushes grey levels under the mass that Gaussians put on their cells."""
     x, counter, n = state[head], state[COUNTER], np.int64(state[N_WORDS])
     for i in range(len(symbols) - 1, -1, -1):
-        if not (MIN_RATE <= rate[i] <= MAX_RATE and -MAX_GREY_MEAN <= mean[i] <= MAX_GREY_MEAN and 0 <= symbols[i] < N_GREYS):
+        if not (
+            MIN_RATE <= rate[i] <= MAX_RATE and -MAX_GREY_MEAN <= mean[i] <= MAX_GREY_MEAN and 0 <= symbols[i] < N_GREYS
+        ):
             return OUTSIDE
         edge, rest = -_HALF - mean[i], TOTAL - N_GREYS
         start = _cell_start(cdf, symbols[i], N_GREYS, edge, rate[i], rest)

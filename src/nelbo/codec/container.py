@@ -1,0 +1,284 @@
+"""The ``.nelbo`` file as a whole: a header, chains of coded tiles, an index. Bytes alone; see docs/format.md.
+
+The header is at the front and the chains follow in order, so that a stream decodes forwards; the index at the end
+says where each chain lies, so that listing and single images need no pass over the file. Every byte is under a
+CRC32C, and every chain has its own: :func:`recover` finds those that are whole by their magic.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from nelbo.codec.errors import CorruptArchiveError
+from nelbo.codec.records import (
+    CHAIN_MAGIC,
+    SIGNATURE,
+    Chain,
+    Header,
+    Kind,
+    checked,
+    pack_chain,
+    pack_header,
+    read_chain,
+    read_exactly,
+    read_header,
+    unchecked,
+)
+from nelbo.errors import NelboError
+
+INDEX_MAGIC, END_MAGIC = b"\x89nIx", b"\x89nEnd\r\n"
+_INDEX = struct.Struct("<4sII")  # Magic, chains, bytes of the header's copy.
+_PLACE = struct.Struct("<IQ")  # Tiles and bytes of a chain.
+_FOOTER = struct.Struct("<Q")  # Bytes of the index with its CRC32C; the footer's CRC32C and the end's magic follow.
+_FOOTER_BYTES = _FOOTER.size + 4 + len(END_MAGIC)
+_COPY_RATIO = 100  # The header is kept twice where the chains are a hundred times as long.
+_WINDOW_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chain lies in the file, and what it holds."""
+
+    offset: int
+    n_bytes: int
+    first_tile: int
+    n_tiles: int
+
+
+class ArchiveWriter:
+    """Writes an archive forwards: the header at once, chains in order, the index at the end.
+
+    Args:
+        stream: Where to; it need not seek.
+        header: What all chains share.
+    """
+
+    def __init__(self, stream: BinaryIO, header: Header) -> None:
+        self._stream, self._header, self._packed = stream, header, pack_header(header)
+        self._places: list[Place] = []
+        stream.write(self._packed)
+
+    def add(self, chain: Chain) -> None:
+        """Writes the next chain.
+
+        Raises:
+            NelboError: If its tiles do not follow those of the last one, or it divides an image that is JPEG XL.
+        """
+        data = pack_chain(chain)
+        self._places.append(_place_of(chain, self._header, self._places, len(data)))
+        self._stream.write(data)
+
+    def close(self) -> None:
+        """Writes the index.
+
+        Raises:
+            NelboError: If tiles are missing.
+        """
+        if _n_tiles(self._places) != self._header.first_tiles[-1]:
+            raise NelboError("an archive was closed before all of its tiles were written")
+        n_bytes = sum(place.n_bytes for place in self._places)
+        copy = self._packed if n_bytes >= _COPY_RATIO * len(self._packed) else b""
+        index = checked(_pack_index(self._places, copy))
+        self._stream.write(index + checked(_FOOTER.pack(len(index))) + END_MAGIC)
+
+
+class ArchiveReader:
+    """Reads an archive forwards, checking everything.
+
+    Args:
+        stream: Where from; it need not seek.
+
+    Attributes:
+        header: What all chains share.
+
+    Raises:
+        CorruptArchiveError: If the first bytes are damaged.
+        UnsupportedArchiveError: If a newer version wrote them.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.header, self._packed = read_header(stream)
+
+    def chains(self) -> Iterator[Chain]:
+        """Yields the chains in order; after the last, checks that the index fits and that the file ends there.
+
+        Raises:
+            CorruptArchiveError: If something is damaged.
+        """
+        places: list[Place] = []
+        while _n_tiles(places) < self.header.first_tiles[-1]:
+            chain = read_chain(self._stream)
+            places.append(_place_of(chain, self.header, places, chain.n_bytes))
+            yield chain
+        self._check_end(places)
+
+    def _check_end(self, places: list[Place]) -> None:
+        head = read_exactly(self._stream, _INDEX.size)
+        magic, n_chains, n_copy = _INDEX.unpack(head)
+        if magic != INDEX_MAGIC or n_chains != len(places) or n_copy not in (0, len(self._packed)):
+            raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
+        index = head + read_exactly(self._stream, _PLACE.size * n_chains + n_copy + 4)
+        if index != checked(_pack_index(places, self._packed if n_copy else b"")):
+            raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
+        _check_footer(read_exactly(self._stream, _FOOTER_BYTES), len(index))
+        if self._stream.read(1):
+            raise CorruptArchiveError("the archive has bytes after its end: the file is damaged")
+
+
+def read_places(stream: BinaryIO) -> tuple[Header, list[Place]]:
+    """Reads header and index of a file that can seek, without its chains; read one with :func:`read_chain_at`.
+
+    Raises:
+        CorruptArchiveError: If one of them is damaged.
+        UnsupportedArchiveError: If a newer version wrote the file.
+    """
+    stream.seek(0)
+    header, packed = read_header(stream)
+    n_file = stream.seek(0, 2)
+    if n_file < len(packed) + _INDEX.size + _FOOTER_BYTES:
+        raise CorruptArchiveError("the archive ends before its index: it was cut off, fetch it again")
+    stream.seek(n_file - _FOOTER_BYTES)
+    n_index = _check_footer(read_exactly(stream, _FOOTER_BYTES))
+    start = n_file - _FOOTER_BYTES - n_index
+    if n_index > n_file or start < len(packed):
+        raise CorruptArchiveError("the archive's index is longer than the file: the file is damaged")
+    stream.seek(start)
+    index = unchecked(read_exactly(stream, n_index), "the index")
+    places = _unpack_index(index, packed)
+    if len(packed) + sum(place.n_bytes for place in places) != start:
+        raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
+    if _n_tiles(places) != header.first_tiles[-1]:
+        raise CorruptArchiveError("the archive's index does not hold all of its tiles: the file is damaged")
+    return header, places
+
+
+def read_chain_at(stream: BinaryIO, header: Header, place: Place) -> Chain:
+    """Reads the chain at a place of the index.
+
+    Raises:
+        CorruptArchiveError: If it is damaged, or another one.
+    """
+    stream.seek(place.offset)
+    chain = read_chain(stream)
+    if (chain.first_tile, chain.n_tiles, chain.n_bytes) != (place.first_tile, place.n_tiles, place.n_bytes):
+        raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
+    _check_tiles(chain, header)
+    return chain
+
+
+def recover_header(stream: BinaryIO) -> Header:
+    """Returns the header of a damaged file that can seek: the one at the front, or its copy in the index.
+
+    Raises:
+        CorruptArchiveError: If neither is whole.
+        UnsupportedArchiveError: If a newer version wrote it.
+    """
+    for offset in _find(stream, SIGNATURE):
+        stream.seek(offset)
+        try:
+            return read_header(stream)[0]
+        except CorruptArchiveError:
+            continue
+    raise CorruptArchiveError("the archive has no header that is whole: nothing says which model and names it has")
+
+
+def recover_chains(stream: BinaryIO, header: Header) -> Iterator[Chain]:
+    """Yields the chains that are whole in a damaged file that can seek.
+
+    A chain whose own header is whole but whose payload is not may overlap the next, so the search goes on within
+    it, until that has cost eight times the file; then it skips what such headers claim.
+    """
+    resume, patience = 0, 8 * stream.seek(0, 2)
+    for offset in _find(stream, CHAIN_MAGIC):
+        if offset < resume:
+            continue
+        stream.seek(offset)
+        try:
+            chain = read_chain(stream)
+            _check_tiles(chain, header)
+        except NelboError:
+            n_read = stream.tell() - offset
+            patience -= n_read
+            resume = offset + n_read if patience < 0 else offset + 1
+            continue
+        resume = offset + chain.n_bytes
+        yield chain
+
+
+# Tiles
+
+
+def _n_tiles(places: list[Place]) -> int:
+    return places[-1].first_tile + places[-1].n_tiles if places else 0
+
+
+def _place_of(chain: Chain, header: Header, places: list[Place], n_bytes: int) -> Place:
+    """Returns the place of the next chain; the offset counts from the end of the header."""
+    if chain.first_tile != _n_tiles(places):
+        raise CorruptArchiveError(f"{chain} does not follow the chain before it: the file is damaged")
+    _check_tiles(chain, header)
+    offset = places[-1].offset + places[-1].n_bytes if places else 0
+    return Place(offset, n_bytes, chain.first_tile, chain.n_tiles)
+
+
+def _check_tiles(chain: Chain, header: Header) -> None:
+    first_tiles, end = header.first_tiles, chain.first_tile + chain.n_tiles
+    if end > first_tiles[-1]:
+        raise CorruptArchiveError(f"{chain} holds more tiles than there are: the file is damaged")
+    if chain.kind is Kind.BITS_BACK and not header.gammas:
+        raise CorruptArchiveError(f"{chain} needs a time schedule, and there is none: the file is damaged")
+    whole = all(first_tiles[bisect_left(first_tiles, tile)] == tile for tile in (chain.first_tile, end))
+    if chain.kind is Kind.JPEG_XL and not whole:
+        raise CorruptArchiveError(f"{chain} is JPEG XL, but divides an image: the file is damaged")
+
+
+# The index
+
+
+def _pack_index(places: list[Place], copy: bytes) -> bytes:
+    packed = b"".join(_PLACE.pack(place.n_tiles, place.n_bytes) for place in places)
+    return _INDEX.pack(INDEX_MAGIC, len(places), len(copy)) + packed + copy
+
+
+def _unpack_index(index: bytes, packed_header: bytes) -> list[Place]:
+    magic, n_chains, n_copy = _INDEX.unpack_from(index) if len(index) >= _INDEX.size else (b"", 0, 0)
+    end = _INDEX.size + _PLACE.size * n_chains
+    if magic != INDEX_MAGIC or len(index) != end + n_copy or index[end:] not in (b"", packed_header):
+        raise CorruptArchiveError("the archive's index is not whole: the file is damaged")
+    places, offset, first_tile = [], len(packed_header), 0
+    for n_tiles, n_bytes in _PLACE.iter_unpack(index[_INDEX.size : end]):
+        places.append(Place(offset, n_bytes, first_tile, n_tiles))
+        offset, first_tile = offset + n_bytes, first_tile + n_tiles
+    return places
+
+
+def _check_footer(footer: bytes, n_index: int | None = None) -> int:
+    """Returns the index's length that the file's last bytes hold; it may be known."""
+    if not footer.endswith(END_MAGIC):
+        raise CorruptArchiveError("the archive does not end like one: it was cut off, fetch it again")
+    (found,) = _FOOTER.unpack(unchecked(footer[: -len(END_MAGIC)], "the end"))
+    if n_index not in (None, found):
+        raise CorruptArchiveError("the archive's end does not fit its index: the file is damaged")
+    return found
+
+
+# Searching
+
+
+def _find(stream: BinaryIO, magic: bytes) -> Iterator[int]:
+    """Yields where a byte string begins in a file, which may be read elsewhere in between."""
+    offset, kept = 0, b""
+    while True:
+        stream.seek(offset)
+        window = stream.read(_WINDOW_BYTES)
+        if not window:
+            return
+        data, base = kept + window, offset - len(kept)
+        at = data.find(magic)
+        while at >= 0:
+            yield base + at
+            at = data.find(magic, at + 1)
+        offset, kept = offset + len(window), data[-(len(magic) - 1) :]
