@@ -9,7 +9,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 from nelbo.codec.errors import CorruptArchiveError
 from nelbo.codec.records import (
@@ -18,6 +18,7 @@ from nelbo.codec.records import (
     Chain,
     Header,
     Kind,
+    Readable,
     checked,
     pack_chain,
     pack_header,
@@ -35,6 +36,28 @@ _FOOTER = struct.Struct("<Q")  # Bytes of the index with its CRC32C; the footer'
 _FOOTER_BYTES = _FOOTER.size + 4 + len(END_MAGIC)
 _COPY_RATIO = 100  # The header is kept twice where the chains are a hundred times as long.
 _WINDOW_BYTES = 1 << 20
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A stream of bytes that is written forwards, such as standard output."""
+
+    def write(self, data: bytes, /) -> object:
+        """Writes all of the bytes."""
+        ...
+
+
+@runtime_checkable
+class Seekable(Readable, Protocol):
+    """A stream of bytes that is read at any place, such as a file."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Moves to a place and returns it."""
+        ...
+
+    def tell(self) -> int:
+        """Returns the place."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,7 @@ class ArchiveWriter:
         header: What all chains share.
     """
 
-    def __init__(self, stream: BinaryIO, header: Header) -> None:
+    def __init__(self, stream: Writable, header: Header) -> None:
         self._stream, self._header, self._packed = stream, header, pack_header(header)
         self._places: list[Place] = []
         stream.write(self._packed)
@@ -98,7 +121,7 @@ class ArchiveReader:
         UnsupportedArchiveError: If a newer version wrote them.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self.header, self._packed = read_header(stream)
 
@@ -128,7 +151,7 @@ class ArchiveReader:
             raise CorruptArchiveError("the archive has bytes after its end: the file is damaged")
 
 
-def read_places(stream: BinaryIO) -> tuple[Header, list[Place]]:
+def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
     """Reads header and index of a file that can seek, without its chains; read one with :func:`read_chain_at`.
 
     Raises:
@@ -155,7 +178,7 @@ def read_places(stream: BinaryIO) -> tuple[Header, list[Place]]:
     return header, places
 
 
-def read_chain_at(stream: BinaryIO, header: Header, place: Place) -> Chain:
+def read_chain_at(stream: Seekable, header: Header, place: Place) -> Chain:
     """Reads the chain at a place of the index.
 
     Raises:
@@ -169,7 +192,7 @@ def read_chain_at(stream: BinaryIO, header: Header, place: Place) -> Chain:
     return chain
 
 
-def recover_header(stream: BinaryIO) -> Header:
+def recover_header(stream: Seekable) -> Header:
     """Returns the header of a damaged file that can seek: the one at the front, or its copy in the index.
 
     Raises:
@@ -185,7 +208,7 @@ def recover_header(stream: BinaryIO) -> Header:
     raise CorruptArchiveError("the archive has no header that is whole: nothing says which model and names it has")
 
 
-def recover_chains(stream: BinaryIO, header: Header) -> Iterator[Chain]:
+def recover_chains(stream: Seekable, header: Header) -> Iterator[Chain]:
     """Yields the chains that are whole in a damaged file that can seek.
 
     A chain whose own header is whole but whose payload is not may overlap the next, so the search goes on within
@@ -268,7 +291,7 @@ def _check_footer(footer: bytes, n_index: int | None = None) -> int:
 # Searching
 
 
-def _find(stream: BinaryIO, magic: bytes) -> Iterator[int]:
+def _find(stream: Seekable, magic: bytes) -> Iterator[int]:
     """Yields where a byte string begins in a file, which may be read elsewhere in between."""
     offset, kept = 0, b""
     while True:

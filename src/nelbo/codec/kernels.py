@@ -7,7 +7,7 @@ a pop undoes a push. They return a status and leave the state alone unless it is
 of them share and the codecs of explicit probabilities; the others have a file each.
 
 Numba keeps what it compiled in ``__pycache__`` and notices changes of the file that a function is in, not of those it
-imports: after a change of :func:`put` or :func:`take`, run ``make clean``.
+imports: after a change of this file or of ``tables.py``, run ``make clean``.
 """
 
 from typing import no_type_check

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 import google_crc32c
 
@@ -37,6 +37,15 @@ _CHAIN = struct.Struct("<BxxxIQ16sQQQIIQI")  # The fields of Chain in their orde
 _U32, _F64 = struct.Struct("<I"), struct.Struct("<d")
 CHAIN_HEAD_BYTES = len(CHAIN_MAGIC) + _U32.size + _CHAIN.size
 _PIECE_BYTES = 1 << 20
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A stream of bytes that is read forwards, such as standard input or a socket."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """Returns at most so many bytes, none at the end."""
+        ...
 
 
 class Kind(IntEnum):
@@ -145,14 +154,14 @@ def pack_header(header: Header) -> bytes:
     return checked(preamble) + checked(body)
 
 
-def read_header(stream: BinaryIO) -> tuple[Header, bytes]:
+def read_header(stream: Readable) -> tuple[Header, bytes]:
     """Reads the file's first bytes, the inverse of :func:`pack_header`; returns them as well.
 
     Raises:
         CorruptArchiveError: If they are damaged, or this is no such file.
         UnsupportedArchiveError: If a newer version wrote it.
     """
-    preamble = stream.read(_PREAMBLE.size)
+    preamble = _read_up_to(stream, _PREAMBLE.size)
     _check_signature(preamble)
     unchecked(preamble, "the beginning")
     _, version, reserved, n_bytes, _ = _PREAMBLE.unpack(preamble)
@@ -244,7 +253,7 @@ def pack_chain(chain: Chain) -> bytes:
     return CHAIN_MAGIC + _U32.pack(google_crc32c.value(fields)) + fields + chain.payload
 
 
-def read_chain(stream: BinaryIO) -> Chain:
+def read_chain(stream: Readable) -> Chain:
     """Reads a chain at the stream's place, the inverse of :func:`pack_chain`.
 
     Raises:
@@ -313,17 +322,22 @@ def unchecked(data: bytes, what: str) -> bytes:
     return body
 
 
-def read_exactly(stream: BinaryIO, n_bytes: int) -> bytes:
+def read_exactly(stream: Readable, n_bytes: int) -> bytes:
     """Reads so many bytes, in pieces, so that a false length takes no more memory than the stream has bytes.
 
     Raises:
         CorruptArchiveError: If the stream ends before.
     """
+    data = _read_up_to(stream, n_bytes)
+    if len(data) < n_bytes:
+        missing = n_bytes - len(data)
+        raise CorruptArchiveError(f"the archive ends {missing} bytes too early: it was cut off, fetch it again")
+    return data
+
+
+def _read_up_to(stream: Readable, n_bytes: int) -> bytes:
     pieces, missing = [], n_bytes
-    while missing:
-        piece = stream.read(min(missing, _PIECE_BYTES))
-        if not piece:
-            raise CorruptArchiveError(f"the archive ends {missing} bytes too early: it was cut off, fetch it again")
+    while missing and (piece := stream.read(min(missing, _PIECE_BYTES))):
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)

@@ -4,7 +4,7 @@ Libm is not the same everywhere, so the coder calls none of it. Two functions ar
 frozen, and kept in the model file:
 
 .. math:: T_i = \mathrm{round}\bigl(2^{30} \, \Phi(i / 256 - 6)\bigr), \qquad
-          E_i = \mathrm{round}\bigl(2^{30} \, e^{-i / 64}\bigr)
+          E_i = \mathrm{round}\bigl(2^{30} \, e^{-i / 128}\bigr)
 
 and read between grid points by linear interpolation in integers. A Gaussian's mean and scale are integers too: the
 mean in :math:`2^{-16}` of a lattice step and the *rate* :math:`2^{24}\,\text{step}/\text{std}`. So one table of 12 kB
@@ -29,7 +29,7 @@ RATE_BITS = 24  # Fractional bits of a rate, lattice steps per standard deviatio
 SHARPNESS_BITS = 32  # Fractional bits of a sharpness, 1 / (2 tau^2) in grey levels to the minus two.
 REACH = 6  # Standard deviations on either side of the mean that the window of a Gaussian holds.
 DECAY = 24  # The exponent beyond which the softmax's weights count as zero.
-CDF_GRID_BITS, EXP_GRID_BITS = 8, 6  # A unit of the argument holds 2^8 and 2^6 grid points.
+CDF_GRID_BITS, EXP_GRID_BITS = 8, 7  # A unit of the argument holds 2^8 and 2^7 grid points.
 N_GREYS = 256
 MAX_GREY_MEAN = 1024 << MEAN_BITS
 MIN_RATE, MAX_RATE = 1 << 14, 1 << 32  # 1024 to 1/256 lattice steps a standard deviation.
@@ -43,7 +43,7 @@ class Tables:
 
     Attributes:
         cdf: The normal distribution function on [-6, 6], at 256 points a unit, times 2^30.
-        exp: The exponential of minus [0, 24], at 64 points a unit, times 2^30.
+        exp: The exponential of minus [0, 24], at 128 points a unit, times 2^30.
     """
 
     cdf: UInt32[np.ndarray, " n"]
@@ -109,7 +109,7 @@ def sharpness_integers(stds: Float64[np.ndarray, "..."]) -> Int64[np.ndarray, ".
     Raises:
         NelboError: If one is not between 1/90 and 181 grey levels.
     """
-    sharpness = (1 << SHARPNESS_BITS - 1) / np.square(stds)
+    sharpness = (1 << SHARPNESS_BITS - 1) / (stds * np.abs(stds))  # A negative one stays negative, and is refused.
     return _checked_integers("standard deviation", sharpness, MIN_SHARPNESS, MAX_SHARPNESS)
 
 
