@@ -54,6 +54,7 @@ TORCH_FREE = {
     "codec/rans.py",
     "codec/codecs.py",
     "codec/container.py",
+    "codec/framing.py",
     "codec/members.py",
     "codec/records.py",
 }

@@ -20,6 +20,7 @@ from nelbo.codec.container import (
     recover_header,
 )
 from nelbo.codec.errors import CorruptArchiveError, UnsupportedArchiveError, WrongModelError
+from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.members import MAX_IMAGES, Entry
 from nelbo.codec.records import (
     SIGNATURE,
@@ -27,12 +28,10 @@ from nelbo.codec.records import (
     Header,
     Kind,
     check_model,
-    join_parts,
     pack_chain,
     pack_header,
     read_chain,
     read_header,
-    split_parts,
 )
 from nelbo.errors import NelboError
 
@@ -446,3 +445,8 @@ def test_a_chain_is_read_where_it_lies():
     stream = io.BytesIO(pack_chain(CHAINS[0]) + b"next")
     assert read_chain(stream) == CHAINS[0]
     assert stream.read() == b"next"
+
+
+def test_the_pixel_hash_is_blake2b():
+    # By `b2sum -l 128` of the six bytes.
+    assert Chain.hash_of([b"abc", b"", b"def"]).hex() == "2465e7ee63a17b4b307c7792c432aef6"

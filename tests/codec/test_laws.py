@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nelbo.codec.codecs import CODECS
 from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
-from nelbo.codec.rans import Head, Message
+from nelbo.codec.rans import Head, Message, bytes_of, words_of
 from nelbo.errors import NelboError
 
 N_SYMBOLS = 50
@@ -146,6 +146,13 @@ def test_a_seed_is_given_back(words):
     message = Message.seeded(seed)
     assert message.n_words == len(seed) - 1
     np.testing.assert_array_equal(message.unseeded(), seed)
+
+
+@given(data=st.binary(max_size=20))
+def test_bytes_are_words(data):
+    words = words_of(data)
+    assert bytes_of(words) == data + bytes(4 * len(words) - len(data))
+    assert words_of(b"\x01\x02\x03\x04\x05").tolist() == [0x04030201, 5]
 
 
 def test_a_seed_has_a_word():

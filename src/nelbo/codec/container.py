@@ -9,55 +9,29 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from nelbo.codec.errors import CorruptArchiveError
+from nelbo.codec.framing import Readable, Seekable, Writable, checked, read_exactly, unchecked
 from nelbo.codec.records import (
     CHAIN_MAGIC,
     SIGNATURE,
     Chain,
     Header,
     Kind,
-    Readable,
-    checked,
     pack_chain,
     pack_header,
     read_chain,
-    read_exactly,
     read_header,
-    unchecked,
 )
 from nelbo.errors import NelboError
 
-INDEX_MAGIC, END_MAGIC = b"\x89nIx", b"\x89nEnd\r\n"
+INDEX_MAGIC, END_MAGIC = b"\x89nIx", b"\x89NBOEND\n"
 _INDEX = struct.Struct("<4sII")  # Magic, chains, bytes of the header's copy.
 _PLACE = struct.Struct("<IQ")  # Tiles and bytes of a chain.
 _FOOTER = struct.Struct("<Q")  # Bytes of the index with its CRC32C; the footer's CRC32C and the end's magic follow.
 _FOOTER_BYTES = _FOOTER.size + 4 + len(END_MAGIC)
 _COPY_RATIO = 100  # The header is kept twice where the chains are a hundred times as long.
 _WINDOW_BYTES = 1 << 20
-
-
-@runtime_checkable
-class Writable(Protocol):
-    """A stream of bytes that is written forwards, such as standard output."""
-
-    def write(self, data: bytes, /) -> object:
-        """Writes all of the bytes."""
-        ...
-
-
-@runtime_checkable
-class Seekable(Readable, Protocol):
-    """A stream of bytes that is read at any place, such as a file."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Moves to a place and returns it."""
-        ...
-
-    def tell(self) -> int:
-        """Returns the place."""
-        ...
 
 
 @dataclass(frozen=True)

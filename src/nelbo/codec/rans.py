@@ -132,6 +132,16 @@ class Message:
         return self._buffer
 
 
+def words_of(data: bytes) -> UInt32[np.ndarray, " n"]:
+    """Returns bytes as words, the lowest byte first; zeros fill the last one up."""
+    return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+
+
+def bytes_of(words: UInt32[np.ndarray, " n"]) -> bytes:
+    """Returns words as bytes, the inverse of :func:`words_of` but for the zeros."""
+    return words.astype("<u4").tobytes()
+
+
 def check_status(status: int) -> None:
     """Turns a kernel's status into an exception, unless all is well.
 

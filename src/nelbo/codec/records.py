@@ -6,18 +6,28 @@ compared with its limit, and what a stream holds is read piece by piece, so no f
 than the file has bytes, apart from the list of images: at most 2^20 of them, about 300 MB.
 """
 
+import hashlib
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import google_crc32c
 
 from nelbo.codec.errors import CorruptArchiveError, UnsupportedArchiveError, WrongModelError
+from nelbo.codec.framing import (
+    U32,
+    Readable,
+    checked,
+    join_parts,
+    read_exactly,
+    read_up_to,
+    split_parts,
+    unchecked,
+)
 from nelbo.codec.members import MAX_IMAGES, Entry, check_entries, pack_entries, unpack_entries
 from nelbo.codec.tables import PROBABILITY_BITS
 from nelbo.errors import NelboError
@@ -34,18 +44,8 @@ PIXEL_HASH_BYTES = 16
 _PREAMBLE = struct.Struct("<8sHHII")  # Signature, version, 0, bytes of the header, CRC32C of what is before.
 _FIXED = struct.Struct("<32sIBBHHdI")  # SHA-256, executor, precision, channels, height, width, kappa, images.
 _CHAIN = struct.Struct("<BxxxIQ16sQQQIIQI")  # The fields of Chain in their order, bytes of the payload, its CRC32C.
-_U32, _F64 = struct.Struct("<I"), struct.Struct("<d")
-CHAIN_HEAD_BYTES = len(CHAIN_MAGIC) + _U32.size + _CHAIN.size
-_PIECE_BYTES = 1 << 20
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A stream of bytes that is read forwards, such as standard input or a socket."""
-
-    def read(self, n_bytes: int, /) -> bytes:
-        """Returns at most so many bytes, none at the end."""
-        ...
+_F64 = struct.Struct("<d")
+CHAIN_HEAD_BYTES = len(CHAIN_MAGIC) + U32.size + _CHAIN.size
 
 
 class Kind(IntEnum):
@@ -133,6 +133,14 @@ class Chain:
         if not (1 <= self.n_tiles <= MAX_TILES and self.n_seed_tiles <= self.n_tiles):
             raise CorruptArchiveError(f"{self} has a senseless number of tiles: the file is damaged")
 
+    @staticmethod
+    def hash_of(pixels: Iterable[bytes]) -> bytes:
+        """Returns the pixel hash of the bytes of a chain's tiles or images, in order."""
+        digest = hashlib.blake2b(digest_size=PIXEL_HASH_BYTES)
+        for piece in pixels:
+            digest.update(piece)
+        return digest.digest()
+
     @property
     def n_bytes(self) -> int:
         """The bytes that the chain takes in the file."""
@@ -150,7 +158,7 @@ def pack_header(header: Header) -> bytes:
     body = _pack_body(header)
     if len(body) > MAX_HEADER_BYTES:
         raise NelboError(f"the header takes {len(body)} bytes, the limit is {MAX_HEADER_BYTES}: compress fewer images")
-    preamble = _PREAMBLE.pack(SIGNATURE, VERSION, 0, len(body), 0)[: -_U32.size]
+    preamble = _PREAMBLE.pack(SIGNATURE, VERSION, 0, len(body), 0)[: -U32.size]
     return checked(preamble) + checked(body)
 
 
@@ -161,7 +169,7 @@ def read_header(stream: Readable) -> tuple[Header, bytes]:
         CorruptArchiveError: If they are damaged, or this is no such file.
         UnsupportedArchiveError: If a newer version wrote it.
     """
-    preamble = _read_up_to(stream, _PREAMBLE.size)
+    preamble = read_up_to(stream, _PREAMBLE.size)
     _check_signature(preamble)
     unchecked(preamble, "the beginning")
     _, version, reserved, n_bytes, _ = _PREAMBLE.unpack(preamble)
@@ -169,7 +177,7 @@ def read_header(stream: Readable) -> tuple[Header, bytes]:
         raise UnsupportedArchiveError(f"the archive has format version {version}.{reserved}: upgrade nelbo to read it")
     if n_bytes > MAX_HEADER_BYTES:
         raise CorruptArchiveError(f"the header claims {n_bytes} bytes, the limit is {MAX_HEADER_BYTES}")
-    body = read_exactly(stream, n_bytes + _U32.size)
+    body = read_exactly(stream, n_bytes + U32.size)
     return _unpack_body(unchecked(body, "the header")), preamble + body
 
 
@@ -250,7 +258,7 @@ def pack_chain(chain: Chain) -> bytes:
         len(chain.payload),
         google_crc32c.value(chain.payload),
     )
-    return CHAIN_MAGIC + _U32.pack(google_crc32c.value(fields)) + fields + chain.payload
+    return CHAIN_MAGIC + U32.pack(google_crc32c.value(fields)) + fields + chain.payload
 
 
 def read_chain(stream: Readable) -> Chain:
@@ -260,8 +268,8 @@ def read_chain(stream: Readable) -> Chain:
         CorruptArchiveError: If it is damaged.
     """
     head = read_exactly(stream, CHAIN_HEAD_BYTES)
-    (crc,) = _U32.unpack_from(head, len(CHAIN_MAGIC))
-    fields = head[len(CHAIN_MAGIC) + _U32.size :]
+    (crc,) = U32.unpack_from(head, len(CHAIN_MAGIC))
+    fields = head[len(CHAIN_MAGIC) + U32.size :]
     if not head.startswith(CHAIN_MAGIC) or google_crc32c.value(fields) != crc:
         raise CorruptArchiveError("a chain's header is damaged: recover the other chains with `nelbo recover`")
     kind, n_tiles, first, pixel_hash, head_q, head_p, counter, n_seed_tiles, n_seed, n_bytes, crc = _CHAIN.unpack(
@@ -280,67 +288,7 @@ def read_chain(stream: Readable) -> Chain:
     return Chain(Kind(kind), n_tiles, first, pixel_hash, payload, head_q, head_p, counter, *seed)
 
 
-# Bytes
-
-
-def join_parts(parts: Sequence[bytes]) -> bytes:
-    """Returns byte strings as one: their number, their lengths, themselves."""
-    lengths = b"".join(_U32.pack(len(part)) for part in parts)
-    return _U32.pack(len(parts)) + lengths + b"".join(parts)
-
-
-def split_parts(data: bytes) -> list[bytes]:
-    """Returns the byte strings that were joined, the inverse of :func:`join_parts`.
-
-    Raises:
-        CorruptArchiveError: If the lengths do not add up to what is there.
-    """
-    n_parts = _U32.unpack_from(data)[0] if len(data) >= _U32.size else -1
-    if not 0 <= _U32.size * (n_parts + 1) <= len(data) or n_parts < 0:
-        raise CorruptArchiveError("a list of parts is longer than what holds it: the file is damaged")
-    lengths = struct.unpack_from(f"<{n_parts}I", data, _U32.size)
-    ends = list(itertools.accumulate(lengths, initial=_U32.size * (n_parts + 1)))
-    if ends[-1] != len(data):
-        raise CorruptArchiveError("the lengths of a list of parts do not add up: the file is damaged")
-    return [data[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def checked(data: bytes) -> bytes:
-    """Returns bytes with their CRC32C behind them."""
-    return data + _U32.pack(google_crc32c.value(data))
-
-
-def unchecked(data: bytes, what: str) -> bytes:
-    """Returns bytes without the CRC32C behind them, the inverse of :func:`checked`.
-
-    Raises:
-        CorruptArchiveError: If it does not fit, or there are too few bytes for it.
-    """
-    body, crc = data[: -_U32.size], data[-_U32.size :]
-    if len(data) < _U32.size or _U32.pack(google_crc32c.value(body)) != crc:
-        raise CorruptArchiveError(f"{what} of the archive cannot be trusted: the file is damaged")
-    return body
-
-
-def read_exactly(stream: Readable, n_bytes: int) -> bytes:
-    """Reads so many bytes, in pieces, so that a false length takes no more memory than the stream has bytes.
-
-    Raises:
-        CorruptArchiveError: If the stream ends before.
-    """
-    data = _read_up_to(stream, n_bytes)
-    if len(data) < n_bytes:
-        missing = n_bytes - len(data)
-        raise CorruptArchiveError(f"the archive ends {missing} bytes too early: it was cut off, fetch it again")
-    return data
-
-
-def _read_up_to(stream: Readable, n_bytes: int) -> bytes:
-    pieces, missing = [], n_bytes
-    while missing and (piece := stream.read(min(missing, _PIECE_BYTES))):
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
+# The signature
 
 
 def _check_signature(preamble: bytes) -> None:
