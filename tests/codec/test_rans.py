@@ -287,7 +287,7 @@ def test_rounding_costs_next_to_nothing(tables, std):
     """The divergence of the coded from the exact distribution, in bits per symbol, at random phases."""
     for mean in np.random.default_rng(9).uniform(-1, 1, 5):
         first, cumulative = reference_window(
-            tables, int(mean_integers(np.array(mean))), int(rate_integers(np.array(std)))
+            tables, int(mean_integers(np.array([mean]))[0]), int(rate_integers(np.array([std]))[0])
         )
         points = first + torch.arange(len(cumulative) - 2, dtype=torch.float64)
         upper, lower = ((points + side - mean) / std for side in (0.5, -0.5))
@@ -314,7 +314,7 @@ def test_lattice_points_cost_their_information(tables, ratio):
 
 @pytest.mark.parametrize("std", [0.2, 1.0, 3.0, 30.0])
 def test_grey_levels_cost_their_information(tables, std):
-    """Both decoders, against the ones that the bound is computed with."""
+    """Both decoders, against the ones that the bound is computed with; 256 units of 2^24 cost 2.2e-5 bits a symbol."""
     rng, n = np.random.default_rng(6), 20_000
     mean = rng.uniform(-1, 256, n)
     values = np.clip(np.rint(rng.normal(mean, std)), 0, 255).astype(int)
@@ -322,12 +322,12 @@ def test_grey_levels_cost_their_information(tables, std):
     center = torch.from_numpy((mean + 0.5) * to_x - 1)
     log_p = discretised_gaussian(to_unit(torch.from_numpy(values)).double(), center, torch.tensor(std * to_x).double())
     codec = CODECS["grey_gaussian"](tables, mean_integers(mean), rate_integers(np.full(n, std)))
-    assert pushed_bits(codec, values) == pytest.approx(-log_p.sum().item() / np.log(2), rel=1e-4)
+    assert pushed_bits(codec, values) == pytest.approx(-log_p.sum().item() / np.log(2), rel=1e-4, abs=2.4e-5 * n)
     logits = -0.5 * ((torch.arange(256) - torch.from_numpy(mean)[:, None]) / std).square()
     draws = torch.multinomial(torch.softmax(logits, 1), 1, generator=torch.Generator().manual_seed(0))
     log_p, values = torch.log_softmax(logits, 1).gather(1, draws), draws[:, 0].numpy()
     codec = CODECS["grey_softmax"](tables, mean_integers(mean), sharpness_integers(np.full(n, std)))
-    assert pushed_bits(codec, values) == pytest.approx(-log_p.sum().item() / np.log(2), rel=1e-4)
+    assert pushed_bits(codec, values) == pytest.approx(-log_p.sum().item() / np.log(2), rel=1e-4, abs=2.4e-5 * n)
 
 
 def test_pops_are_fair_samples(tables):

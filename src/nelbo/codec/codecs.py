@@ -14,19 +14,15 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64, Integer, UInt32
+from jaxtyping import Int64, Integer, UInt32
 
 from nelbo.codec import kernels, kernels_gaussian, kernels_softmax
-from nelbo.codec.kernels_gaussian import QUANTILE_BITS
 from nelbo.codec.rans import Head, Message, check_status
-from nelbo.codec.tables import CDF_GRID_BITS, MASS_BITS, MEAN_BITS, PROBABILITY_BITS, RATE_BITS, REACH, Tables
+from nelbo.codec.tables import PROBABILITY_BITS, Tables
 from nelbo.errors import NelboError
-
-_N_QUANTILES = 1 << QUANTILE_BITS
 
 
 class Codec(NamedTuple):
@@ -70,7 +66,7 @@ def gaussian(tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer[np.n
         rate: The rates, 2^24 over the standard deviation in lattice steps.
     """
     parameters = (_int64(mean), _int64(rate), tables.cdf)
-    hints = (_quantiles(tables.cdf.tobytes()),)
+    hints = (tables.quantiles,)
     return _codec(kernels_gaussian.push_gaussian, kernels_gaussian.pop_gaussian, len(mean), parameters, hints)
 
 
@@ -83,7 +79,7 @@ def grey_gaussian(tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer
         rate: The rates, 2^24 over the standard deviation in grey levels.
     """
     parameters = (_int64(mean), _int64(rate), tables.cdf)
-    hints = (_quantiles(tables.cdf.tobytes()),)
+    hints = (tables.quantiles,)
     return _codec(kernels_gaussian.push_grey_gaussian, kernels_gaussian.pop_grey_gaussian, len(mean), parameters, hints)
 
 
@@ -133,14 +129,3 @@ def _codec(
 
 def _int64(values: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     return np.ascontiguousarray(values, np.int64)
-
-
-@cache
-def _quantiles(cdf: bytes) -> Float64[np.ndarray, " q"]:
-    """Returns where 4096 equal parts of the mass have their middles, in 2^-40 of a standard deviation times a rate.
-
-    They only say where a search begins, so their rounding does not matter.
-    """
-    middles = (np.arange(_N_QUANTILES) + 0.5) * ((1 << MASS_BITS) / _N_QUANTILES)
-    grid = np.searchsorted(np.frombuffer(cdf, np.uint32), middles)
-    return ((grid - 0.5) / (1 << CDF_GRID_BITS) - REACH) * float(1 << RATE_BITS + MEAN_BITS)

@@ -15,11 +15,11 @@ from nelbo.codec.tables import (
     MIN_RATE,
     N_GREYS,
     PROBABILITY_BITS,
+    QUANTILE_BITS,
     RATE_BITS,
     REACH,
 )
 
-QUANTILE_BITS = 12  # Of u, by which a search finds where to begin.
 _QUANTILE_SHIFT = PROBABILITY_BITS - QUANTILE_BITS
 _HALF = 1 << MEAN_BITS - 1
 _MAX_MEAN, _MAX_POINT = 1 << 30 + MEAN_BITS, 1 << 34

@@ -15,6 +15,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped, UInt32
@@ -30,6 +31,7 @@ SHARPNESS_BITS = 32  # Fractional bits of a sharpness, 1 / (2 tau^2) in grey lev
 REACH = 6  # Standard deviations on either side of the mean that the window of a Gaussian holds.
 DECAY = 24  # The exponent beyond which the softmax's weights count as zero.
 CDF_GRID_BITS, EXP_GRID_BITS = 8, 7  # A unit of the argument holds 2^8 and 2^7 grid points.
+QUANTILE_BITS = 12  # Of the place in [0, 2^24), by which the search for a symbol begins.
 N_GREYS = 256
 MAX_GREY_MEAN = 1024 << MEAN_BITS
 MIN_RATE, MAX_RATE = 1 << 14, 1 << 32  # 1024 to 1/256 lattice steps a standard deviation.
@@ -71,6 +73,16 @@ class Tables:
             if (int(table[0]), int(table[-1])) != ends or steps.min() < 0:
                 raise CorruptArchiveError(f"table {name!r} is not monotone: the model file is damaged, freeze it again")
         return cls(*(np.ascontiguousarray(arrays[name]) for name in _LENGTHS))
+
+    @cached_property
+    def quantiles(self) -> Float64[np.ndarray, " q"]:
+        """Where 4096 equal parts of the mass have their middles, in 2^-40 of a standard deviation times a rate.
+
+        They only say where a search begins, so their rounding decides nothing.
+        """
+        middles = (np.arange(1 << QUANTILE_BITS) + 0.5) * (1 << MASS_BITS - QUANTILE_BITS)
+        grid = np.searchsorted(self.cdf, middles)
+        return ((grid - 0.5) / (1 << CDF_GRID_BITS) - REACH) * float(1 << RATE_BITS + MEAN_BITS)
 
     def digest(self) -> str:
         """Returns the SHA-256 of both tables, little-endian, one after the other."""
