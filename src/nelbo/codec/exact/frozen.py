@@ -20,7 +20,14 @@ from torch import Tensor
 
 from nelbo.atomic import new_file
 from nelbo.codec.exact.execution import Execution, KnownAnswer, as_latents
-from nelbo.codec.exact.formats import COEFFICIENT_BITS, EXECUTOR_VERSION, LATENT_BITS, OUTPUT_BITS, RESULT_BITS
+from nelbo.codec.exact.formats import (
+    COEFFICIENT_BITS,
+    EXECUTOR_VERSION,
+    LATENT_BITS,
+    LATENT_LIMIT,
+    OUTPUT_BITS,
+    RESULT_BITS,
+)
 from nelbo.codec.exact.level import Level, make_level
 from nelbo.codec.exact.portable import Integers
 from nelbo.codec.exact.program import Program
@@ -61,7 +68,7 @@ class Header(BaseModel):
         gamma_0: Gamma of its cleanest latent.
         gamma_1: Gamma of its noisiest latent.
         n_limbs: Digits that its weights were rounded for.
-        cost: What freezing costs.
+        cost: What freezing costs; None while that is being measured.
         known_gammas: Gammas of the known answers.
     """
 
@@ -72,8 +79,8 @@ class Header(BaseModel):
     gamma_0: float
     gamma_1: float
     n_limbs: int
-    cost: Cost
-    known_gammas: tuple[float, ...]
+    cost: Cost | None = None
+    known_gammas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,14 +208,12 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     total = sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
 def clamped(z: Integers) -> Integers:
     """Returns latents as the network reads them."""
-    from nelbo.codec.exact.formats import LATENT_LIMIT
-
     return z.clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
 

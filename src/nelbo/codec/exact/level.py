@@ -1,4 +1,4 @@
-r"""What a network needs of one gamma, in exact arithmetic: the conditioning of its norms, :math:`\alpha`, :math:`\sigma`.
+r"""What a network needs of one gamma, in exact arithmetic: the conditioning of its norms, alpha and sigma.
 
 Nothing here calls libm. Gamma is scaled by IEEE operations and rounded to an integer time; angles are integers in
 turns, their sines come from the table; the layers are integer sums. :math:`\alpha` and :math:`\sigma` come from the

@@ -7,6 +7,7 @@ call on a batch n times as large; that its sums are exact in float32 was proved 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,10 +16,21 @@ from torch.nn.functional import conv2d
 
 from nelbo.codec.exact import formats, kernels
 from nelbo.codec.exact.formats import FEATURE_BITS, TABLE_BITS
-from nelbo.codec.exact.limbs import Limbs, fewest_limbs
+from nelbo.codec.exact.limbs import fewest_limbs
 from nelbo.codec.exact.linear import row_norm
 from nelbo.codec.exact.portable import Conditions, Integers, attend, features, floor_shift
-from nelbo.codec.exact.program import Add, AnyOperation, Attend, Concat, Conv, Features, Norm, Program, Shuffle, Unshuffle
+from nelbo.codec.exact.program import (
+    Add,
+    AnyOperation,
+    Attend,
+    Concat,
+    Conv,
+    Features,
+    Norm,
+    Program,
+    Shuffle,
+    Unshuffle,
+)
 from nelbo.codec.exact.quantise import GAIN_BITS
 from nelbo.errors import NelboError
 
@@ -70,9 +82,7 @@ class NativeExecutor:
             result = result + floor_shift(z, formats.LATENT_BITS - formats.OUTPUT_BITS)
         return result
 
-    def _operate(
-        self, position: int, op: AnyOperation, z: Tensor, sources: list[_Map], conditions: Conditions
-    ) -> _Map:
+    def _operate(self, position: int, op: AnyOperation, z: Tensor, sources: list[_Map], conditions: Conditions) -> _Map:
         match op:
             case Features():
                 return _as_map(features(op, z, self._sine))
@@ -214,5 +224,5 @@ def _share(n_images: int, work: Callable[[int, int], None]) -> None:
     if n_threads == 1:
         return work(0, n_images)
     ends = [n_images * i // n_threads for i in range(n_threads + 1)]
-    for future in [_pool.submit(work, start, stop) for start, stop in zip(ends[:-1], ends[1:], strict=True)]:
+    for future in [_pool.submit(work, start, stop) for start, stop in pairwise(ends)]:
         future.result()

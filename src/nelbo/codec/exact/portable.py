@@ -17,7 +17,18 @@ from nelbo.codec.exact import formats
 from nelbo.codec.exact.formats import FEATURE_BITS, LATENT_BITS, PHASE_BITS, STEM_BITS, TABLE_BITS
 from nelbo.codec.exact.limbs import Limbs, fewest_limbs, join, split
 from nelbo.codec.exact.linear import row_norm
-from nelbo.codec.exact.program import Add, AnyOperation, Attend, Concat, Conv, Features, Norm, Program, Shuffle, Unshuffle
+from nelbo.codec.exact.program import (
+    Add,
+    AnyOperation,
+    Attend,
+    Concat,
+    Conv,
+    Features,
+    Norm,
+    Program,
+    Shuffle,
+    Unshuffle,
+)
 from nelbo.codec.exact.quantise import GAIN_BITS
 from nelbo.codec.exact.tables import EXP_LENGTH, silu_of
 from nelbo.errors import NelboError
@@ -173,6 +184,7 @@ def _statistics(op: Norm, x: Integers) -> tuple[Float[Tensor, "b g"], Float[Tens
 
 
 def attend(op: Attend, x: Integers, table: Tensor) -> Integers:
+    """Returns the attention of queries, keys and values that stand in channels one after the other."""
     q, k, v = x.flatten(2).unflatten(1, (3, op.heads, -1)).transpose(-1, -2).unbind(1)
     logits = q @ k.transpose(-1, -2)
     below = (logits.amax(-1, keepdim=True) - logits) * float(op.multiplier)
