@@ -6,10 +6,10 @@ The chain's latents live on a lattice in this basis, the network in pixels. Both
           x_{r i j} = \sum_{a k l} U_{a r} D_{k i} D_{l j}\, c_{a k l}, \qquad
           D_{k i} = \sqrt{\tfrac{2 - [k = 0]}{n}} \cos \tfrac{\pi (2 i + 1) k}{2 n},
 
-(block by block, as :class:`nelbo.basis.Basis` has it) take integers to integers in the same unit, by
-matrices of integers in units of 2^-26 and one rounding for each axis. They are functions that every machine agrees on, and each other's
-inverse but for rounding. The cosines come from the decimal module, not from libm; sums are of integers below 2^53 in
-float64, and exact in any order.
+(block by block, as :class:`nelbo.basis.Basis` has it) take integers to integers in the same unit, by matrices of
+integers in units of 2^-26 and one rounding for each axis. They are functions that every machine agrees on, and each
+other's inverse but for rounding. The cosines come from the decimal module, not from libm; sums are of integers below
+2^53 in float64, and exact in any order.
 """
 
 from collections.abc import Sequence
