@@ -31,7 +31,7 @@ def run_float(
     z: Float[Tensor, "b c h w"],
     gamma: float,
     observe: Observer = lambda name, value: None,
-) -> Float[Tensor, "b c h w"]:
+) -> Float[Tensor, "b k y x"]:
     """Returns the network's result in the precision of the latents and weights.
 
     Args:

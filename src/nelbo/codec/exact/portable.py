@@ -6,7 +6,7 @@ sum, so that fused multiply-adds would change nothing either.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,10 +33,11 @@ from nelbo.codec.exact.quantise import GAIN_BITS
 from nelbo.codec.exact.tables import EXP_LENGTH, silu_of
 from nelbo.errors import NelboError
 
-Integers = Float[Tensor, "b c h w"]  # Integers, in float64.
+Integers = Float[Tensor, "b _ _ _"]  # Integers in float64; images, results and feature maps.
 Conditions = Mapping[int, Float[Tensor, " c"]]
 
 
+@runtime_checkable  # For the type checks of the tests.
 class Executor(Protocol):
     """What runs a quantised program; all executors return the same integers."""
 
