@@ -65,6 +65,11 @@ def frozen(frozen_models, net_name):
     return frozen_models[net_name]
 
 
+@pytest.fixture(scope="session")
+def images_of():
+    return images_for
+
+
 def images_for(model, n=4):
     """Returns smooth images with noise: neither flat nor white."""
     generator = torch.Generator().manual_seed(1)

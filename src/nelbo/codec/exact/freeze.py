@@ -74,7 +74,7 @@ def freeze(
     images: UInt8[Tensor, "n c h w"],
     data: str = "images",
     seed: int = 0,
-    max_cost_bpd: float = MAX_COST_BPD,
+    max_cost_bpd: float | None = None,
     progress: Callable[[int], object] = lambda n: None,
 ) -> FrozenModel:
     """Returns a model in integers.
@@ -86,7 +86,7 @@ def freeze(
         images: At least two images like those that it was trained on, never of a test set.
         data: What the images are, for the record.
         seed: The noise of calibration and measurement.
-        max_cost_bpd: The price above which the model is refused.
+        max_cost_bpd: The price above which the model is refused; None for ``MAX_COST_BPD``.
         progress: Called with 1 after each of ``2 N_GAMMAS`` steps, or more if the first rounding costs too much.
 
     Raises:
@@ -96,6 +96,7 @@ def freeze(
     model.check_images(images)
     if len(images) < 2:
         raise NelboError(f"freezing takes at least 2 images, one to calibrate and one to measure, got {len(images)}")
+    max_cost_bpd = MAX_COST_BPD if max_cost_bpd is None else max_cost_bpd
     program, tensors = translate(model.eval())
     x = to_unit(images.cpu())
     ranges = _calibrate(model, program, tensors, x[::2], seed, progress)

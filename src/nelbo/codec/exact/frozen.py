@@ -190,10 +190,10 @@ class FrozenModel:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
             raise NelboError(f"{path} is missing or damaged ({error}): freeze the model again") from None
-        model = cls(_parse(metadata.get(_KEY), str(path)), tensors, device, executor)
-        if model.fingerprint != metadata.get("sha256"):
+        header = _parse(metadata.get(_KEY), str(path))
+        if digest(header.model_dump_json(), tensors) != metadata.get("sha256"):
             raise NelboError(f"{path} is damaged: its contents do not have the SHA-256 it states; copy it again")
-        return model
+        return cls(header, tensors, device, executor)
 
     def _level(self, gamma: float) -> Level:
         return make_level(self.header.program.embedding, self.tensors, gamma)
