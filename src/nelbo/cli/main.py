@@ -8,6 +8,7 @@ import tyro
 
 from nelbo.cli.data import data
 from nelbo.cli.eval import evaluate
+from nelbo.cli.freeze import freeze
 from nelbo.cli.import_model import import_model
 from nelbo.cli.info import info
 from nelbo.cli.sample import sample
@@ -20,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "schedule": schedule,
     "sample": sample,
+    "freeze": freeze,
     "info": info,
     "import": import_model,
     "data": data,

@@ -1,0 +1,139 @@
+"""Which executor runs: the fastest of the device that gives the known answers, here and now, at this batch size.
+
+Executors return the same integers by construction. Whether they do on this machine is not taken on trust: PyTorch may
+choose another algorithm for another batch size, number of threads or setting. Before the first call of each kind the
+known answers of the frozen network are computed; an executor that misses one is never used for that kind of call.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.codec.exact.level import Level
+from nelbo.codec.exact.native import NativeExecutor
+from nelbo.codec.exact.portable import Executor, Integers, PortableExecutor
+from nelbo.codec.exact.program import Program
+from nelbo.errors import NelboError
+
+MAX_BATCH = 32  # Images a call; more are run in turns.
+EXECUTORS = ("native", "float32", "reference")
+_FASTEST_FIRST = {"cpu": ("native", "reference")}
+_ELSEWHERE = ("float32", "reference")
+
+
+@dataclass(frozen=True)
+class KnownAnswer:
+    """Latents and what the network says of them.
+
+    Attributes:
+        level: Their gamma.
+        z: The latents, one image.
+        result: The network's result.
+    """
+
+    level: Level
+    z: Integers
+    result: Integers
+
+
+class Execution:
+    """Runs a program by checked executors.
+
+    Args:
+        program: Quantised.
+        tensors: Its integers.
+        known: The known answers; none before there are any.
+        device: Where to compute.
+        executor: The one to use, ``auto`` for the fastest that passes.
+
+    Raises:
+        NelboError: If there is no executor of that name, or it cannot run the program.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, Tensor],
+        known: Sequence[KnownAnswer],
+        device: torch.device,
+        executor: str = "auto",
+    ) -> None:
+        self._program, self._tensors, self._known, self._device = program, tensors, known, device
+        names = _FASTEST_FIRST.get(device.type, _ELSEWHERE) if executor == "auto" else (executor,)
+        made = {name: self._make(name, is_only=executor != "auto") for name in names}
+        self._executors: dict[str, Executor] = {name: value for name, value in made.items() if value is not None}
+        self._chosen: dict[tuple[object, ...], str] = {}
+
+    def run(self, z: Integers, level: Level) -> Integers:
+        """Returns the network's result for latents of one gamma.
+
+        Raises:
+            NelboError: If no executor gives the known answers on this machine.
+        """
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            parts = z.to(self._device).split(MAX_BATCH)
+            return torch.cat([self._executors[self.choice(len(part))].run(part, level.conditions) for part in parts])
+
+    def choice(self, n_images: int) -> str:
+        """Returns the name of the executor for calls of so many images, under PyTorch's present settings."""
+        kind = (n_images, *_settings())
+        if kind not in self._chosen:
+            self._chosen[kind] = self._choose(n_images)
+        return self._chosen[kind]
+
+    def _choose(self, n_images: int) -> str:
+        for name, executor in self._executors.items():
+            if all(self._agrees(executor, answer, n_images) for answer in self._known):
+                return name
+        raise NelboError(
+            f"{' and '.join(self._executors)}: no executor of the frozen network gives its known answers on this "
+            "machine, so nothing compressed here could be decoded elsewhere; use another PyTorch or device"
+        )
+
+    def _agrees(self, executor: Executor, answer: KnownAnswer, n_images: int) -> bool:
+        batch = answer.z.to(self._device).expand(n_images, -1, -1, -1).contiguous()
+        result = executor.run(batch, answer.level.conditions)
+        return bool((result == answer.result.to(self._device)).all())
+
+    def _make(self, name: str, is_only: bool) -> Executor | None:
+        """Returns an executor; None where another can be used and this one cannot run the program."""
+        if name not in EXECUTORS or (name == "native" and self._device.type != "cpu"):
+            raise NelboError(f"no executor {name!r} for {self._device.type}; there are auto, {', '.join(EXECUTORS)}")
+        try:
+            if name == "native":
+                return NativeExecutor(self._program, self._tensors)
+            arithmetic = "float64" if name == "reference" else "float32"
+            return PortableExecutor(self._program, self._tensors, self._device, arithmetic)
+        except NelboError:
+            if is_only:
+                raise
+            return None
+
+
+def _settings() -> tuple[object, ...]:
+    """Returns what may make PyTorch choose other algorithms."""
+    backends = torch.backends
+    return (
+        torch.get_num_threads(),
+        backends.mkldnn.enabled,
+        backends.cudnn.enabled,
+        backends.cudnn.allow_tf32,
+        backends.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision(),
+    )
+
+
+def as_latents(z: Tensor, shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
+    """Returns latents as integers in float64.
+
+    Raises:
+        NelboError: If their shape is not the model's, or they are neither int64 nor float64.
+    """
+    if tuple(z.shape[1:]) != tuple(shape) or z.ndim != 4:
+        raise NelboError(f"the frozen model takes latents of shape (batch, {shape}), got {tuple(z.shape)}")
+    if z.dtype not in (torch.int64, torch.float64):
+        raise NelboError(f"latents are integers in int64 or float64, got {z.dtype}")
+    return z.double()

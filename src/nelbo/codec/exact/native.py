@@ -1,0 +1,228 @@
+"""The fast executor for CPUs: convolutions by PyTorch's float32 routine on short digits, the rest in compiled loops.
+
+Feature maps are (batch, position, channel), so that convolutions need no reordering. A convolution of n digits is one
+call on a batch n times as large; that its sums are exact in float32 was proved when the network was frozen.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from nelbo.codec.exact import formats, kernels
+from nelbo.codec.exact.formats import FEATURE_BITS, TABLE_BITS
+from nelbo.codec.exact.limbs import fewest_limbs
+from nelbo.codec.exact.linear import row_norm
+from nelbo.codec.exact.portable import Conditions, Integers, attend, features, floor_shift
+from nelbo.codec.exact.program import (
+    Add,
+    AnyOperation,
+    Attend,
+    Concat,
+    Conv,
+    Features,
+    Norm,
+    Program,
+    Shuffle,
+    Unshuffle,
+)
+from nelbo.codec.exact.quantise import GAIN_BITS
+from nelbo.errors import NelboError
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A feature map: its values, (batch, position, channel) in float32, or digits of them; its height and width."""
+
+    values: np.ndarray
+    sides: tuple[int, int]
+
+    @property
+    def images(self) -> Tensor:
+        """The values as images, (batch, channel, height, width), in memory channels last."""
+        return torch.from_numpy(self.values).unflatten(-2, self.sides).movedim(-1, -3)
+
+
+class NativeExecutor:
+    """Runs a program on the CPU.
+
+    Args:
+        program: Quantised.
+        tensors: Its integers.
+
+    Raises:
+        NelboError: If a convolution needs too many digits in float32.
+    """
+
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
+        self.program = program
+        self._last_uses = program.last_uses()
+        self._sine, self._exp = tensors["table.sine"], tensors["table.exp"]
+        self._silu = tensors["table.silu"].numpy().astype(np.float32)
+        operations = list(enumerate(program.operations))
+        self._convs = {i: _Conv(i, op, tensors) for i, op in operations if isinstance(op, Conv)}
+        self._norms = {i: _Norm(i, op, tensors) for i, op in operations if isinstance(op, Norm)}
+
+    def run(self, z: Integers, conditions: Conditions) -> Integers:
+        """Returns the network's result for latents of one gamma."""
+        z = z.clamp(-formats.LATENT_LIMIT, formats.LATENT_LIMIT)
+        results: dict[int, _Map] = {}
+        for position, op in enumerate(self.program.operations):
+            sources = [results[source] for source in op.sources]
+            results[position] = self._operate(position, op, z, sources, conditions)
+            for source in self._last_uses[position]:
+                del results[source]
+        result = results.popitem()[1].images.double().contiguous()
+        if self.program.adds_latent:
+            result = result + floor_shift(z, formats.LATENT_BITS - formats.OUTPUT_BITS)
+        return result
+
+    def _operate(self, position: int, op: AnyOperation, z: Tensor, sources: list[_Map], conditions: Conditions) -> _Map:
+        match op:
+            case Features():
+                return _as_map(features(op, z, self._sine))
+            case Conv():
+                source = sources[0]
+                if not isinstance(self.program.operations[op.source], Norm):
+                    source = self._convs[position].split(source)
+                return self._convs[position](source)
+            case Norm():
+                return self._norms[position](sources[0], conditions.get(position), self._silu, self._split_of(position))
+            case Attend():
+                return _as_map(attend(op, sources[0].images.double(), self._exp))
+            case Add():
+                return _add(sources[0], sources[1], op.limit)
+            case Concat():
+                return _Map(np.concatenate([source.values for source in sources], axis=2), sources[0].sides)
+            case Shuffle():
+                return _as_map(torch.pixel_shuffle(sources[0].images, op.factor))
+            case Unshuffle():
+                return _as_map(torch.pixel_unshuffle(sources[0].images, op.factor))
+
+    def _split_of(self, position: int) -> "_Conv":
+        """Returns the convolution that reads a norm's result."""
+        reader = self.program.reader(position)
+        if reader not in self._convs:
+            raise NelboError(f"operation {position} (norm) is read by something else than one convolution")
+        return self._convs[reader]
+
+
+class _Conv:
+    """One convolution."""
+
+    def __init__(self, position: int, op: Conv, tensors: Mapping[str, Tensor]) -> None:
+        weight = tensors[f"{position}.weight"]
+        limbs = fewest_limbs(op.in_limit, row_norm(weight))
+        if limbs is None:
+            raise NelboError(f"operation {position} has too many products for float32: use the executor 'reference'")
+        self.op, self.limbs = op, limbs
+        self._weight = weight.float().contiguous(memory_format=torch.channels_last)
+        self._multiplier = tensors[f"{position}.multiplier"].double().numpy()
+        self._offset = tensors[f"{position}.offset"].double().numpy()
+
+    def split(self, x: _Map) -> _Map:
+        """Returns the digits of a feature map."""
+        out = np.empty((self.limbs.count, *x.values.shape), np.float32)
+        _share(
+            len(x.values),
+            lambda start, stop: kernels.split_into(
+                x.values, self.op.in_shift, self.limbs.count, self.limbs.bits, out, start, stop
+            ),
+        )
+        return _Map(out, x.sides)
+
+    def __call__(self, digits: _Map) -> _Map:
+        """Returns the convolution of an integer feature map given by its digits."""
+        count, batch = digits.values.shape[:2]
+        images = digits.images.flatten(0, 1)
+        products = conv2d(images, self._weight, None, self.op.stride, self.op.padding)
+        sides = products.shape[2], products.shape[3]
+        last = products.movedim(1, -1).reshape(count, batch, sides[0] * sides[1], -1).numpy()
+        out = np.empty(last.shape[1:], np.float32)
+        scale, limit = 0.5**self.op.shift, float(self.op.limit)
+        _share(
+            batch,
+            lambda start, stop: kernels.join_into(
+                last, self.limbs.bits, self._multiplier, self._offset, scale, limit, out, start, stop
+            ),
+        )
+        return _Map(out, sides)
+
+
+class _Norm:
+    """One norm, with the split that the convolution after it wants."""
+
+    def __init__(self, position: int, op: Norm, tensors: Mapping[str, Tensor]) -> None:
+        self.op = op
+        self._gain = tensors[f"{position}.gain"].double().numpy()
+        self._offset = tensors[f"{position}.offset"].double().numpy()
+        self._eps = op.eps * 4.0**FEATURE_BITS
+        self._point = 2.0 ** (op.shift + (TABLE_BITS if op.silu else FEATURE_BITS) - GAIN_BITS)
+
+    def __call__(self, x: _Map, condition: Tensor | None, silu: np.ndarray, reader: _Conv) -> _Map:
+        """Returns the digits of the normalised feature map."""
+        op, limbs = self.op, reader.limbs
+        before = np.zeros_like(self._gain)
+        gain, offset = self._gain * 2.0**FEATURE_BITS, self._offset * 2.0**FEATURE_BITS
+        if condition is not None and op.condition == "before":
+            before = condition.numpy()
+        elif condition is not None:
+            scale, shift = (part.numpy() for part in condition.chunk(2))
+            gain = gain + self._gain * scale
+            offset = offset + self._offset * scale + shift * 2.0**formats.WEIGHT_BITS
+        out = np.empty((limbs.count, *x.values.shape), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            kernels.norm_into(
+                x.values,
+                before,
+                gain,
+                offset,
+                op.groups,
+                self._eps,
+                self._point,
+                op.shift,
+                float(op.low),
+                float(op.high),
+                op.silu,
+                silu,
+                reader.op.in_shift,
+                limbs.count,
+                limbs.bits,
+                out,
+                start,
+                stop,
+            )
+
+        _share(len(x.values), work)
+        return _Map(out, x.sides)
+
+
+def _as_map(images: Tensor) -> _Map:
+    height, width = images.shape[2:]
+    values = images.float().movedim(1, -1).reshape(len(images), height * width, -1).contiguous()
+    return _Map(values.numpy(), (height, width))
+
+
+def _add(x: _Map, y: _Map, limit: int) -> _Map:
+    out = np.empty_like(x.values)
+    _share(len(out), lambda start, stop: kernels.add_into(x.values, y.values, float(limit), out, start, stop))
+    return _Map(out, x.sides)
+
+
+_pool = ThreadPoolExecutor(thread_name_prefix="nelbo-exact")
+
+
+def _share(n_images: int, work: Callable[[int, int], None]) -> None:
+    """Runs compiled work on all images, shared between as many threads as PyTorch uses."""
+    n_threads = min(torch.get_num_threads(), n_images)
+    if n_threads == 1:
+        return work(0, n_images)
+    ends = [n_images * i // n_threads for i in range(n_threads + 1)]
+    for future in [_pool.submit(work, start, stop) for start, stop in pairwise(ends)]:
+        future.result()

@@ -1,0 +1,106 @@
+"""Digits, rows of weights, tables and levels: what they stand for, how far they are off, and that sums are exact."""
+
+import math
+from decimal import Decimal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nelbo.codec.exact import formats
+from nelbo.codec.exact.floating import embed
+from nelbo.codec.exact.formats import EXACT_FLOAT32, EXACT_FLOAT64
+from nelbo.codec.exact.level import exact_alpha, fixed_alpha, make_level
+from nelbo.codec.exact.limbs import Limbs, best_limbs, fewest_limbs, join, split
+from nelbo.codec.exact.linear import quantise_linear, row_norm
+from nelbo.codec.exact.tables import make_tables, silu_of
+from nelbo.codec.exact.translate import translate
+from nelbo.errors import NelboError
+from nelbo.gaussian import alpha
+
+splits = st.builds(Limbs, st.integers(1, 4), st.integers(2, 9))
+
+
+@given(splits, st.integers(0, 2**22), st.integers(0, 2**32))
+def test_digits_stand_for_their_integer_and_are_small(limbs, limit, seed):
+    x = torch.randint(-limit, limit + 1, (64,), generator=torch.Generator().manual_seed(seed)).float()
+    x[:2] = torch.tensor([limit, -limit])
+    digits = split(x, limbs)
+    assert torch.equal(join(digits, limbs), x.double())
+    assert max(float(digit.abs().max()) for digit in digits) <= limbs.largest(limit)
+
+
+@given(st.integers(1, 2**20), st.integers(1, 2**18))
+def test_fewest_digits_keep_sums_in_float32(limit, norm):
+    limbs = fewest_limbs(limit, norm)
+    if limbs is not None:
+        assert limbs.largest(limit) * norm < EXACT_FLOAT32
+        assert limbs.count == 1 or best_limbs(limit, limbs.count - 1).largest(limit) * norm >= EXACT_FLOAT32
+
+
+@given(st.integers(0, 2**32), st.integers(2, 4), st.sampled_from([2**12, 2**15, 2**18]))
+def test_a_linear_layer_is_near_the_float_one_and_proved_exact(seed, count, limit):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn((5, 40), generator=generator, dtype=torch.float64) * 10 ** torch.randn(
+        (5, 1), generator=generator, dtype=torch.float64
+    )
+    bias = torch.randn(5, generator=generator, dtype=torch.float64)
+    limbs = best_limbs(limit, count)
+    layer = quantise_linear("it", weight, bias, (12, 14), limit, (EXACT_FLOAT32 - 1) // limbs.largest(limit))
+    worst = limit * layer.weight.double().sign()  # The inputs that drive each row furthest.
+    totals = (layer.weight.double() * worst).sum(1)
+    assert (totals * layer.multiplier + layer.offset).abs().max() < EXACT_FLOAT64
+    assert row_norm(layer.weight) * limbs.largest(limit) < EXACT_FLOAT32
+    x = torch.randint(-limit, limit + 1, (40,), generator=generator).double()
+    y = ((layer.weight.double() @ x * layer.multiplier + layer.offset) * 0.5**layer.shift).floor() / 2**14
+    step = layer.multiplier * 2.0 ** (12 - 14 - layer.shift)
+    slack = 0.5 * step * x.abs().sum() / 2**12 + 2.0**-14
+    assert ((y - weight @ x / 2**12 - bias).abs() <= slack).all()
+
+
+def test_a_layer_that_cannot_be_exact_is_refused():
+    with pytest.raises(NelboError, match="the thing sums 4096 products"):
+        quantise_linear("the thing", torch.ones(1, 4096), None, (12, 12), 2**20, 2000)
+    with pytest.raises(NelboError, match=r"the thing may reach .* 2\^53"):
+        quantise_linear("the thing", torch.ones(1, 9), torch.tensor([1e9]), (12, 12), 2**20, 2**20)
+    with pytest.raises(NelboError, match="the weights of the thing are not finite"):
+        quantise_linear("the thing", torch.tensor([[math.nan]]), None, (12, 12), 2**10, 2**10)
+
+
+def test_tables_are_their_functions_to_half_a_unit():
+    tables = make_tables()
+    y = torch.arange(-(20 << 10), 60 << 10, 7).double()
+    error = silu_of(y, tables["table.silu"]) / 2**12 - torch.nn.functional.silu(y / 2**10)
+    assert error.abs().max() <= 2.0**-13 + 20 * math.exp(-16)
+    i = torch.arange(2**16).double()
+    assert (tables["table.sine"] / 2**14 - torch.sin(2 * math.pi * i / 2**16)).abs().max() <= 2.0**-15 + 1e-12
+    assert tables["table.exp"][0] == 2**15
+    assert tables["table.exp"][-1] == 0
+
+
+@pytest.mark.parametrize("gamma", [-30.0, -13.3, -1.0, 0.0, 2.5, 5.0, 20.0])
+def test_alpha_is_correctly_rounded(gamma):
+    expected = float(alpha(torch.tensor(gamma, dtype=torch.float64)))
+    assert float(exact_alpha(gamma)) == pytest.approx(expected, rel=1e-14)
+    assert abs(fixed_alpha(gamma) / 2**24 - expected) <= 2.0**-25 + 1e-15 or fixed_alpha(gamma) == 1
+    assert abs(exact_alpha(gamma) ** 2 + exact_alpha(-gamma) ** 2 - 1) < Decimal("1e-25")
+
+
+@given(gamma=st.floats(-14, 6))
+def test_the_conditioning_of_any_gamma_is_near_the_float_one(frozen_models, models, gamma):
+    frozen = frozen_models["multiscale"]
+    program, tensors = translate(models["multiscale"])
+    embedded = embed(program, tensors, gamma, lambda name, value: None)
+    level = make_level(frozen.header.program.embedding, frozen.tensors, gamma)
+    assert len(level.conditions) == 4
+    for position, condition in level.conditions.items():
+        expected = tensors[f"{position}.condition.weight"] @ embedded
+        limit = frozen.header.program.embedding.condition_limits[position] / 2**formats.FEATURE_BITS
+        assert (condition / 2**formats.FEATURE_BITS - expected.clamp(-limit, limit)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("gamma", [math.nan, math.inf, -1000.0])
+def test_senseless_gammas_are_refused(frozen, gamma):
+    with pytest.raises(NelboError, match="far outside the range"):
+        frozen.level(gamma)
