@@ -13,9 +13,9 @@ imports: after a change of this file or of ``tables.py``, run ``make clean``.
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
 from nelbo.codec.tables import PROBABILITY_BITS
+from nelbo.compiled import compiled
 
 OK, EMPTY, OUTSIDE = 0, 1, 2
 COUNTER, N_WORDS = 2, 3  # Places in the state, after the two heads.
@@ -26,15 +26,6 @@ _U = np.uint64
 _1, _27, _30, _31, _32, _64 = _U(1), _U(27), _U(30), _U(31), _U(32), _U(64)
 _LOW_WORD, _LOWEST_HEAD = _U(0xFFFFFFFF), _U(1 << 32)
 _GOLDEN, _MIX_1, _MIX_2 = _U(0x9E3779B97F4A7C15), _U(0xBF58476D1CE4E5B9), _U(0x94D049BB133111EB)
-
-
-@no_type_check
-def compiled(function):
-    """Compiles a function when it is first called, and keeps the result where a folder for it can be written."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # Neither __pycache__ nor a home folder: compile in each process.
-        return njit(nogil=True, error_model="numpy")(function)
 
 
 # One symbol

@@ -9,9 +9,8 @@ axis. What is computed is to the bit what :mod:`nelbo.codec.exact.portable` comp
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+from nelbo.compiled import compiled
 
 
 @compiled
