@@ -321,8 +321,8 @@ def test_an_index_of_other_chains_is_refused():
 @pytest.mark.slow
 def test_the_list_of_images_is_bounded():
     """A few bytes that claim the most images: the stated limit of memory, not more."""
-    run = bytes([0, 1]) + b"1" + b"\x80\x80\x40" + bytes([1, 1, 1])
-    assert MAX_IMAGES == 1 << 20
+    run = bytes([0, 1]) + b"1" + b"\x80\x80\x10" + bytes([1, 1, 1])
+    assert MAX_IMAGES == 1 << 18
     packed = pack_header(make_header([Entry("1", 1, 1, "RGB")]))
     body = packed[20:-4]
     old = bytes([0, 1]) + b"1" + bytes([1, 1, 1, 1])
@@ -456,3 +456,35 @@ def test_a_chain_is_read_where_it_lies():
 def test_the_pixel_hash_is_blake2b():
     # By `b2sum -l 128` of the six bytes.
     assert Chain.hash_of([b"abc", b"", b"def"]).hex() == "2465e7ee63a17b4b307c7792c432aef6"
+
+
+# Mutations
+
+
+def mutated(data, rng):
+    """Returns the bytes after one to four random changes: bytes set, cut out, inserted, copied from elsewhere."""
+    for _ in range(rng.integers(1, 5)):
+        at, source = (int(rng.integers(0, len(data) + 1)) for _ in range(2))
+        n_bytes = int(rng.integers(1, 9))
+        middle = [
+            bytes([rng.integers(0, 256)]) * n_bytes,
+            b"",
+            data[at : at + n_bytes] * 2,
+            data[source : source + n_bytes],
+        ]
+        data = data[:at] + middle[rng.integers(0, 4)] + data[at + n_bytes :]
+    return data
+
+
+@pytest.mark.parametrize("n_mutations", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutations_are_refused_and_whole_chains_recovered(n_mutations):
+    rng = np.random.default_rng(n_mutations)
+    for _ in range(n_mutations):
+        data = mutated(DATA, rng)
+        if data == DATA:
+            continue
+        with pytest.raises((CorruptArchiveError, UnsupportedArchiveError)):
+            read_all(data)
+        recovered = list(recover_chains(io.BytesIO(data), HEADER))
+        assert all(chain in CHAINS for chain in recovered)
+        assert all(chain in recovered for chain in CHAINS if pack_chain(chain) in data)

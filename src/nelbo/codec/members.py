@@ -15,7 +15,7 @@ from nelbo.codec.errors import CorruptArchiveError
 from nelbo.errors import NelboError
 
 MODES = ("L", "RGB", "LA", "RGBA", "I;16")  # Pillow's names; their places are the codes in the file.
-MAX_IMAGES = 1 << 20
+MAX_IMAGES = 1 << 18
 MAX_NAME_BYTES = 1024
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30

@@ -3,7 +3,7 @@
 Whatever is wrong with a file ends in one of three errors: it is damaged (:class:`CorruptArchiveError`), from a newer
 version (:class:`UnsupportedArchiveError`), or made with another model (:class:`WrongModelError`). Every length is
 compared with its limit, and what a stream holds is read piece by piece, so no field can make the reader allocate more
-than the file has bytes, apart from the list of images: at most 2^20 of them, about 300 MB.
+than the file has bytes, apart from the list of images: at most 2^18 of them, about 60 MB.
 """
 
 import hashlib
