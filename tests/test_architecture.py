@@ -37,7 +37,7 @@ LAYERS: Mapping[str, Layer] = {
     "theory": layer(
         "gaussian basis noise_schedule decoder exit exit_fit reverse bound", "errors", outside="torch jaxtyping"
     ),
-    "randomness": layer("randomness draws", "theory"),
+    "randomness": layer("randomness draws augmentation", "theory"),
     "nets": layer("nets", "theory errors"),
     "model": layer("model model_config pretrained precision device fingerprint", "nets theory randomness errors"),
     "data": layer("data pictures", "errors"),

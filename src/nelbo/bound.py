@@ -73,11 +73,30 @@ class Bound:
 class BoundedModel(Protocol):
     """What the bound needs of a model."""
 
-    noise_schedule: NoiseSchedule
-    gammas: Tensor | None
-    decoder: Decoder
-    reverse: ReverseKernel
-    exit_std: float | None
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Gamma as a function of time."""
+        ...
+
+    @property
+    def gammas(self) -> Tensor | None:
+        """The gammas of a discrete-time model."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """p(x | z_0)."""
+        ...
+
+    @property
+    def reverse(self) -> ReverseKernel:
+        """p(z_s | z_t)."""
+        ...
+
+    @property
+    def exit_std(self) -> float | None:
+        """The standard deviation of the last step, where that is a network evaluation."""
+        ...
 
     def denoise(self, z: Tensor, gamma: Tensor, /) -> Tensor:
         """Returns eps_hat."""
