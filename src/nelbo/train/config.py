@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from nelbo.errors import NelboError
 from nelbo.model_config import Frozen, ModelConfig, first_problem
@@ -27,7 +27,7 @@ class TrainConfig(Frozen):
         weight_decay: AdamW's weight decay.
         clip_norm: Largest norm of the gradient of the bound in bits per dimension.
         ema_rate: Decay of the weight average, reached gradually.
-        flip: Whether images are mirrored at random.
+        flip: Whether images are mirrored at random, without telling the network; ``model.augment`` tells it.
         n_held_out: Images at the end of the training set that are kept for choosing, where no test set is given.
         seed: The run's randomness.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -48,6 +48,12 @@ class TrainConfig(Frozen):
     n_held_out: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _mirrors_once(self) -> "TrainConfig":
+        if self.flip and "flip" in self.model.augment:
+            raise ValueError("flip mirrors without telling the network, model.augment tells it: choose one of them")
+        return self
 
     @property
     def n_updates(self) -> int:

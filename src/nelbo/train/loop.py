@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nelbo.augmentation import augmented
 from nelbo.data.interface import Images
 from nelbo.draws import to_device, training_draws
 from nelbo.errors import NelboError
 from nelbo.model import VDM
 from nelbo.precision import Precision, autocast, resolve_precision, set_precision
 from nelbo.randomness import generator
-from nelbo.train.batches import read_batch
+from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
@@ -122,10 +123,21 @@ class Trainer:
         config, world = self.config, self.world
         part = world.part(config.batch_size)
         torch.manual_seed(_torch_seed("dropout", config.seed, world.rank, self.step))
-        images = read_batch(self.data, part, config.batch_size, config.seed, self.step, config.flip)
+        images, labels, codes = self._read(part)
         draws = training_draws(part, config.batch_size, config.model.image_shape, config.seed, self.step)
         with autocast(world.device, self.precision):
-            return self.objective(images.to(world.device), to_device(draws, world.device))
+            return self.objective(images.to(world.device), to_device(draws, world.device), labels, codes)
+
+    def _read(self, part: range) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns part of a batch: images, their classes and how they were transformed, where the model is told."""
+        config, device = self.config, self.world.device
+        key = (part, config.batch_size, config.seed, self.step)
+        images = read_batch(self.data, *key, config.flip)
+        labels = read_labels(self.data, *key).to(device) if config.model.n_classes else None
+        if not config.model.augment:
+            return images, labels, None
+        codes = draw_codes(config.model.augment, *key)
+        return augmented(images, config.model.augment, codes), labels, codes.to(device)
 
 
 def train(
