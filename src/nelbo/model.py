@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo import bound, gaussian
+from nelbo import bound
 from nelbo.bound import Bound
 from nelbo.decoder import Decoder
 from nelbo.draws import evaluation_draws, to_device
 from nelbo.errors import NelboError
 from nelbo.model_config import DECODERS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
+from nelbo.prediction import to_noise
 from nelbo.reverse import FIXED_KERNELS, ReverseKernel
 
 
@@ -240,8 +241,7 @@ class VDM(DiffusionModel):
     ) -> Float[Tensor, "b c h w"]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
 
-        A network that predicts :math:`v = \alpha\epsilon - \sigma x` gives
-        :math:`\hat\epsilon = \sigma z + \alpha \hat v` (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512).
+        What the network's output stands for says :mod:`nelbo.prediction`.
 
         Args:
             z: Latents.
@@ -255,10 +255,7 @@ class VDM(DiffusionModel):
         if self.n_classes and labels is None:
             raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
         output = self.net(z, gamma.float(), labels, codes)
-        if self.config.prediction == "eps":
-            return output
-        alpha, sigma = gaussian.alpha(gamma), gaussian.sigma(gamma)
-        return gaussian.over_image(sigma, z) * z + gaussian.over_image(alpha, z) * output
+        return to_noise(self.config.prediction, output, z, gamma)
 
 
 def check_seed(seed: int) -> None:

@@ -142,7 +142,8 @@ class ModelConfig(Frozen):
         noise_schedule: Gamma as a function of time.
         decoder: p(x | z_0).
         reverse: p(z_s | z_t).
-        prediction: What the network's output stands for: the noise ``eps``, or ``v`` = alpha eps - sigma x.
+        prediction: What the network's output stands for: the noise ``eps``, the image ``x``, or
+            ``v`` = alpha eps - sigma x; see :mod:`nelbo.prediction`.
         n_classes: Classes of the images, which the network is told; 0 for a model without classes.
         augment: Transformations of training images that the network is told of; see :mod:`nelbo.augmentation`.
     """
@@ -152,7 +153,7 @@ class ModelConfig(Frozen):
     noise_schedule: NoiseScheduleConfig = LinearConfig()
     decoder: Literal["softmax", "discretised_gaussian"] = "softmax"
     reverse: Literal["posterior"] = "posterior"
-    prediction: Literal["eps", "v"] = "eps"
+    prediction: Literal["eps", "x", "v"] = "eps"
     n_classes: int = Field(default=0, ge=0)
     augment: tuple[Literal["flip", "rotation", "channels"], ...] = ()
 
