@@ -35,7 +35,7 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule decoder exit exit_fit reverse bound prediction",
+        "gaussian basis noise_schedule decoder exit exit_fit reverse bound weighting prediction",
         "errors",
         outside="torch jaxtyping",
     ),

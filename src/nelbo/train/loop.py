@@ -28,6 +28,7 @@ from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
 from nelbo.train.objective import Objective
+from nelbo.train.weighted import WeightedObjective
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema_rate)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optimizer(self.model, config)
-        self.objective = _wrapped(Objective(self.model, config.n_steps), world, compiled)
+        objective = _objective(self.model, config)
+        self.importance = objective.importance if isinstance(objective, WeightedObjective) else None
+        self.objective = _wrapped(objective, world, compiled)
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []  # of the steps since the last line of metrics
@@ -95,6 +98,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.step()
+        if self.importance is not None:
+            self.importance.update(self.world)
         self.step += 1
         self.average.update(self.model, self.step)
         self.seconds += time.perf_counter() - started
@@ -110,6 +115,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({"importance": self.importance.state_dict()} if self.importance is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -118,6 +124,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.importance is not None:
+            self.importance.load_state_dict(state["importance"])
 
     def _loss(self) -> torch.Tensor:
         config, world = self.config, self.world
@@ -197,8 +205,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / config.n_updates))
 
 
-def _wrapped(objective: Objective, world: World, compiled: bool) -> nn.Module:
-    module: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
+def _objective(model: VDM, config: TrainConfig) -> Objective | WeightedObjective:
+    if config.is_weighted:
+        return WeightedObjective(model, config.weighting, config.gamma_sampling == "adaptive")
+    return Objective(model, config.n_steps)
+
+
+def _wrapped(objective: nn.Module, world: World, compiled: bool) -> nn.Module:
+    # What the processes do not share, such as losses noted by each, must not be overwritten by the first one's.
+    module = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else objective
     if compiled:
         module.compile()
     return module
