@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.decoder import Decoder, discretised_gaussian, to_unit
-from nelbo.gaussian import alpha, denoised, diffuse, sigma
+from nelbo.gaussian import VP, Specification, alpha, denoised, diffuse, rescaled, sigma
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.reverse import ReverseKernel
 
@@ -74,6 +74,11 @@ class BoundedModel(Protocol):
     """What the bound needs of a model."""
 
     @property
+    def specification(self) -> Specification:
+        """How the latents are scaled."""
+        ...
+
+    @property
     def noise_schedule(self) -> NoiseSchedule:
         """Gamma as a function of time."""
         ...
@@ -118,7 +123,10 @@ def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
 
 
 def prior_kl(x: Float[Tensor, "b *chw"], gamma_1: Float[Tensor, ""]) -> Float[Tensor, " b"]:
-    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64."""
+    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64.
+
+    Like any divergence it is the same for latents of another scale, where the prior is scaled with them.
+    """
     return prior_kl_of(x.double().square().flatten(1).sum(1), x[0].numel(), gamma_1)
 
 
@@ -146,11 +154,11 @@ def reconstruction(
     gamma_0 = model.noise_schedule.gamma_0
     if model.gammas is not None and n_steps is not None:
         gamma_0 = model.gammas[even_nodes(len(model.gammas), n_steps)[0]].to(eps_0.device)
-    gammas = gamma_0.expand(len(images))
-    z_0 = diffuse(to_unit(images), eps_0, gammas)
+    gammas, spec = gamma_0.expand(len(images)), model.specification
+    z_0 = diffuse(to_unit(images), eps_0, gammas, spec)
     if model.exit_std is None:
-        return -model.decoder.log_likelihood(images, z_0, gamma_0)
-    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas), model.exit_std)
+        return -model.decoder.log_likelihood(images, rescaled(z_0, gammas, spec, VP), gamma_0)
+    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas, spec), model.exit_std)
 
 
 def exit_loss(images: UInt8[Tensor, "b *chw"], x_hat: Float[Tensor, "b *chw"], std: float) -> Float[Tensor, " b"]:
@@ -170,7 +178,7 @@ def squared_error(
     gamma: Float[Tensor, " b"],
 ) -> Float[Tensor, " b"]:
     r"""Returns :math:`\|\epsilon - \hat\epsilon(z_t; \gamma_t)\|^2`, summed over dimensions in float64."""
-    eps_hat = model.denoise(diffuse(x, eps, gamma), gamma)
+    eps_hat = model.denoise(diffuse(x, eps, gamma, model.specification), gamma)
     return (eps - eps_hat).square().flatten(1).sum(1, dtype=torch.float64)
 
 

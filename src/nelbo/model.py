@@ -17,6 +17,7 @@ from nelbo.bound import Bound
 from nelbo.decoder import Decoder
 from nelbo.draws import evaluation_draws, to_device
 from nelbo.errors import NelboError
+from nelbo.gaussian import VP, Specification
 from nelbo.model_config import DECODERS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.prediction import to_noise
@@ -36,6 +37,7 @@ class DiffusionModel(nn.Module, ABC):
         exit_std: Of a model whose last step is a network evaluation, the standard deviation of
             :math:`p(x \mid z_t)`, a discretised Gaussian around :math:`\hat x(z_t)`, by the convention of Ho et al.
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
+        specification: How the latents are scaled; variance preserving of all models here.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
     """
 
@@ -46,6 +48,7 @@ class DiffusionModel(nn.Module, ABC):
     reverse: ReverseKernel
     exit_std: float | None = None
     n_classes: int = 0
+    specification: Specification = VP
 
     @abstractmethod
     def denoise(
@@ -177,6 +180,11 @@ class Given:
     def exit_std(self) -> float | None:
         """The standard deviation of the last step, where that is a network evaluation."""
         return self.model.exit_std
+
+    @property
+    def specification(self) -> Specification:
+        """How the latents are scaled."""
+        return self.model.specification
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
