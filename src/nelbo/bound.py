@@ -208,7 +208,7 @@ def discrete_diffusion(
     gamma_s, gamma_t, n_pairs = step_gammas(model, u, n_steps)
     if not n_pairs:
         return torch.zeros_like(u)
-    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t), gamma_t)
+    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t, model.specification), gamma_t)
     return n_pairs * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
 
 

@@ -96,9 +96,8 @@ def test_the_bound_of_an_exact_denoiser_is_the_same(exact_model, spec, n_steps):
     model = exact_model(MixtureDenoiser(to_unit(IMAGES)), Linear(-13.3, 5.0))
     view, draws = Respecified(model, spec), evaluation_draws(range(3), SHAPE, seed=0)
     x, eps, gamma = to_unit(IMAGES).double(), draws.eps_t.double(), model.noise_schedule(draws.u)
-    torch.testing.assert_close(
-        squared_error(view, x, eps, gamma), squared_error(model, x, eps, gamma), rtol=1e-7, atol=0
-    )
+    errors = [squared_error(m, x, eps, gamma) for m in (view, model)]
+    torch.testing.assert_close(errors[0], errors[1], rtol=1e-7, atol=1e-12)
     seen, expected = bound(view, IMAGES, draws, n_steps), bound(model, IMAGES, draws, n_steps)
     for term in ("prior", "reconstruction", "diffusion"):  # Images are float32.
         torch.testing.assert_close(getattr(seen, term), getattr(expected, term), rtol=1e-3, atol=1e-4)
