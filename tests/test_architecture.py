@@ -35,7 +35,8 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule decoder exit exit_fit reverse bound prediction weighting respecified dequantisation",
+        "gaussian basis noise_schedule decoder exit exit_fit reverse bound prediction weighting respecified "
+        "dequantisation",
         "errors",
         outside="torch jaxtyping",
     ),
@@ -43,7 +44,9 @@ LAYERS: Mapping[str, Layer] = {
     "nets": layer("nets", "theory errors"),
     "model": layer("model model_config pretrained precision device fingerprint", "nets theory randomness errors"),
     "data": layer("data pictures", "errors"),
-    "use": layer("evaluation sampling ode probability_flow time_schedule codec", "model data theory randomness errors"),
+    "use": layer(
+        "evaluation sampling labels ode probability_flow time_schedule codec", "model data theory randomness errors"
+    ),
     "train": layer("train", "use model data nets theory randomness errors"),
     "interop": layer("interop", "model nets theory errors"),
     "package": layer("__init__", "interop train data use model theory errors"),

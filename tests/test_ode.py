@@ -21,8 +21,8 @@ from nelbo.ode import ode_likelihood
 from nelbo.probability_flow import Tolerances, flow, log_density
 
 SHAPE = (1, 2, 2)
-ENDS = (-9.0, 24.0)  # At the noisier one, all but the prior is gone.
-TIGHT = Tolerances(1e-8, 1e-8)
+ENDS = (-9.0, 20.0)  # At the noisier one, all but the prior is gone.
+TIGHT = Tolerances(1e-6, 1e-6)
 
 
 def normal(*shape, seed=0):
@@ -57,17 +57,17 @@ def test_the_density_of_gaussian_latents_is_exact():
     denoiser, gamma = gaussian_denoiser(), torch.full((5,), ENDS[0], dtype=torch.float64)
     z_0 = diffuse(0.5 * normal(5, *SHAPE, seed=2), normal(5, *SHAPE, seed=3), gamma)
     found, n_calls = log_density(denoiser, z_0, *ENDS, tolerances=TIGHT)
-    torch.testing.assert_close(found, denoiser.log_density(z_0, gamma), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, denoiser.log_density(z_0, gamma), rtol=0, atol=1e-3)
     assert n_calls > 20
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
 def test_the_error_is_of_the_order_of_the_tolerance(tolerance):
     denoiser, gamma = gaussian_denoiser(), torch.full((5,), ENDS[0], dtype=torch.float64)
     z_0 = diffuse(0.5 * normal(5, *SHAPE, seed=2), normal(5, *SHAPE, seed=3), gamma)
     found, _ = log_density(denoiser, z_0, *ENDS, tolerances=Tolerances(tolerance, tolerance))
     error = (found - denoiser.log_density(z_0, gamma)).abs().max() / 4
-    assert error < 100 * tolerance + 1e-6  # Errors of the steps add up; the prior's mismatch is below 1e-6.
+    assert error < 100 * tolerance + 1e-4  # Errors of the steps add up; the prior's mismatch is below 1e-4.
 
 
 def test_the_path_of_gaussian_data_keeps_its_place_in_the_distribution():
@@ -150,7 +150,7 @@ def test_on_gaussian_data_it_is_the_code_length_and_more_draws_close_the_gap(exa
     denoiser = GaussianDenoiser(torch.full((1, 1, 1), 0.1), torch.tensor([0.04], dtype=torch.float64))
     model, images = exact_model(denoiser, Linear(*ENDS)), pixels(64, shape=(1, 1, 1)) // 3 + 90
     truth = code_length(images, denoiser).mean().item()
-    few, many = (ode_likelihood(model, images, name, "exact", k, 1e-6, 1e-6, batch_size=64).bpd for k in (1, 32))
+    few, many = (ode_likelihood(model, images, name, "exact", k, 1e-4, 1e-4, batch_size=64).bpd for k in (1, 16))
     assert truth - 0.01 < many < few + 0.01
     assert many == pytest.approx(truth, abs=0.03)
     if name == "uniform":  # The density hardly changes within a cell.
@@ -160,19 +160,24 @@ def test_on_gaussian_data_it_is_the_code_length_and_more_draws_close_the_gap(exa
 def test_images_have_their_own_noise_whatever_the_batch(exact_model):
     model, images = exact_model(gaussian_denoiser(), Linear(*ENDS)), pixels(6)
     results = [
-        ode_likelihood(model, images, rtol=1e-7, atol=1e-7, seed=seed, batch_size=size)
+        ode_likelihood(model, images, rtol=1e-6, atol=1e-6, seed=seed, batch_size=size)
         for seed, size in ((0, 6), (0, 6), (0, 4), (1, 6))
     ]
     assert results[0] == results[1]
-    assert results[2].bpd == pytest.approx(results[0].bpd, abs=1e-5)
-    assert results[3].bpd != pytest.approx(results[0].bpd, abs=1e-4)
+    assert results[2].bpd == pytest.approx(results[0].bpd, abs=1e-4)
+    assert results[3].bpd != pytest.approx(results[0].bpd, abs=1e-3)
 
 
 def test_the_two_traces_agree_within_their_error():
-    model, images = network(), pixels(24)
+    model, images = network(), pixels(8)
     exact = ode_likelihood(model, images, trace="exact", rtol=1e-3, atol=1e-3)
-    estimates = np.array([ode_likelihood(model, images, rtol=1e-3, atol=1e-3, seed=0).bpd])
-    assert abs(estimates.mean() - exact.bpd) < 0.5
+    estimates = np.array([ode_likelihood(model, images, rtol=1e-3, atol=1e-3, seed=s).bpd for s in range(4)])
+    others = np.array(
+        [ode_likelihood(model, images, "truncated_normal", "exact", 1, 1e-3, 1e-3, s).bpd for s in range(4)]
+    )
+    spread = (estimates - others).std(ddof=1) / 2
+    assert abs((estimates - others).mean()) < 5 * spread + 1e-3  # The same noise in the cell, another trace.
+    assert exact.bpd == others[0]
     assert exact.n_evaluations > 10
 
 
@@ -187,7 +192,7 @@ def test_classes_reach_the_network(tmp_path):
     assert first.bpd != pytest.approx(second.bpd, abs=1e-4)
     first.save(tmp_path / "ode.json")
     assert json.loads((tmp_path / "ode.json").read_text())["bpd"] == first.bpd
-    with pytest.raises(NelboError, match="every image needs a label"):
+    with pytest.raises(NelboError, match="has no labels, which a model of 3 classes needs"):
         ode_likelihood(model, pixels(4))
 
 

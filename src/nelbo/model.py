@@ -201,6 +201,11 @@ class Given:
         """p(z_s | z_t)."""
         return self.model.reverse
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
     def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Returns the noise expected in each latent."""
         return self.model.denoise(z, gamma, *self.conditions)

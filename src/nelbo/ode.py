@@ -18,7 +18,9 @@ from nelbo.data.interface import Images
 from nelbo.decoder import to_unit
 from nelbo.dequantisation import DEQUANTISATIONS
 from nelbo.errors import NelboError
+from nelbo.evaluation import check_fits
 from nelbo.gaussian import VP, over_image
+from nelbo.labels import labels_of
 from nelbo.model import DiffusionModel, check_seed
 from nelbo.precision import set_precision
 from nelbo.probability_flow import Tolerances, log_density
@@ -55,6 +57,13 @@ class OdeEvaluation:
     atol: float
     n_evaluations: float
     seed: int
+
+    def summary(self) -> str:
+        """Returns the result in two lines for people."""
+        line = f"{self.bpd:.4f} ± {self.standard_error:.4f} bits per dimension, {self.n_images} images"
+        how = f"probability flow, {self.dequantisation} dequantisation, {self.n_samples} draws, {self.trace} trace"
+        cost = f"rtol {self.rtol:g}, atol {self.atol:g}, {self.n_evaluations:.0f} network evaluations a draw"
+        return f"{line}\n{how}, {cost}, float32, seed {self.seed}"
 
     def save(self, path: Path) -> None:
         """Writes the result as JSON, whole or not at all; the standard error of a single image is null."""
@@ -104,6 +113,8 @@ def ode_likelihood(
     data = data if isinstance(data, Images) else from_array(data)
     tolerances = Tolerances(rtol, atol)
     check_ode_settings(model, dequantisation, trace, n_samples, batch_size, seed)
+    check_fits(model, data)
+    labels = labels_of(model, data)
     model.eval()
     set_precision(model, model.device, "float32")
     nats, n_calls = torch.zeros(len(data), dtype=torch.float64), 0
@@ -111,11 +122,11 @@ def ode_likelihood(
         indices = range(start, min(start + batch_size, len(data)))
         images = data.read(indices)
         model.check_images(images)
-        labels = _labels(model, data, indices)
+        told = None if labels is None else labels[list(indices)]
         log_weights = []
         for which in range(n_samples):
             draws = _Draws(indices, which, seed, trace)
-            log_weight, calls = _log_weight(model, images, labels, draws, dequantisation, tolerances)
+            log_weight, calls = _log_weight(model, images, told, draws, dequantisation, tolerances)
             log_weights.append(log_weight)
             n_calls += calls * len(indices)
         nats[start : indices.stop] = math.log(n_samples) - torch.logsumexp(torch.stack(log_weights), 0).cpu()
@@ -163,12 +174,6 @@ class _Draws:
             return None
         rngs = [generator("ode probe", self.seed, self.which, k) for k in self.indices]
         return torch.from_numpy(np.stack([2.0 * rng.integers(0, 2, shape) - 1 for rng in rngs]))
-
-
-def _labels(model: DiffusionModel, data: Images, indices: range) -> Tensor | None:
-    labels = torch.from_numpy(data.labels[list(indices)]) if model.n_classes and data.labels is not None else None
-    model.check_labels(labels, len(indices))
-    return labels
 
 
 def _log_weight(

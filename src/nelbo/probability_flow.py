@@ -23,6 +23,7 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -149,7 +150,8 @@ def _worst_image(state: tuple[Tensor, Tensor]) -> Tensor:
 
 def _integrator() -> Callable[..., tuple[Tensor, Tensor]]:
     try:
-        from torchdiffeq import odeint
+        import torchdiffeq
     except ImportError:
         raise NelboError("the probability flow needs the package torchdiffeq: run pip install nelbo[ode]") from None
-    return odeint
+    integrate: Any = torchdiffeq.odeint  # Its annotations do not tell a tensor's state from a tuple's.
+    return integrate

@@ -8,9 +8,12 @@ import torch
 
 from nelbo.augmentation import augmented
 from nelbo.bound import diffusion, to_bpd
+from nelbo.cli.main import main
 from nelbo.data import from_array
 from nelbo.draws import training_draws
 from nelbo.errors import NelboError
+from nelbo.model import VDM
+from nelbo.sampling import sample
 from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.config import differences
 from nelbo.train.distributed import World
@@ -88,3 +91,43 @@ def test_a_run_of_an_earlier_version_goes_on_and_a_changed_one_does_not(tiny, tm
     with pytest.raises(NelboError, match=r"another run \(model\.n_classes: 0 -> 4\)"):
         claim_folder(tmp_path, {**identity, "model": {**identity["model"], "n_classes": 4}})
     assert differences(old, identity) == ["model.augment: null -> []", "model.n_classes: null -> 0"]
+
+
+# From end to end
+
+
+@pytest.mark.slow
+def test_a_class_conditional_model_is_trained_measured_and_sampled(pixels, tmp_path, command, capsys):
+    np.savez(tmp_path / "labelled.npz", images=pixels, labels=np.arange(64) % 4)
+    np.savez(tmp_path / "plain.npz", images=pixels)
+    arguments = command(tmp_path / "run", *CONDITIONED[:2], "flip=false", "gamma_sampling=adaptive", *PLAIN)
+    arguments[arguments.index("--data") + 1] = str(tmp_path / "labelled.npz")
+    main(arguments)
+    model = str(tmp_path / "run" / "model")
+    for verb in ((), ("--steps", "5")):
+        main(["eval", model, "--data", str(tmp_path / "labelled.npz"), "--limit", "8", *verb])
+    main(["sample", model, "--steps", "3", "--seeds", "0-3", "--classes", "1,3", "--out", str(tmp_path / "drawn")])
+    assert (tmp_path / "drawn" / "grid.png").exists()
+    capsys.readouterr()
+    for wrong, message in (
+        (["eval", model, "--data", str(tmp_path / "plain.npz")], "plain.npz has no labels"),
+        (["sample", model, "--classes", "4", "--out", str(tmp_path / "no")], "from 0 to 3 of the model"),
+        (["sample", "cifar10-small", "--classes", "1", "--out", str(tmp_path / "no")], "no classes"),
+    ):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_an_image_is_drawn_by_its_seed_and_class_whatever_is_drawn_beside_it(tiny):
+    torch.manual_seed(0)
+    model = VDM(tiny("model.n_classes=4").model)
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    together = sample(model, 3, range(6), classes=[2, 0])
+    alone = torch.cat([sample(model, 3, [k], classes=[[2, 0][k % 2]]) for k in range(6)])
+    assert (together.int() - alone.int()).abs().max() <= 1
+    assert not torch.equal(sample(model, 3, range(6)), together)
