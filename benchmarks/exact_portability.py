@@ -12,6 +12,12 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
 from tempfile import TemporaryDirectory
 
 LIMITS = {
@@ -54,11 +60,9 @@ def answers(folder: Path, model: str) -> dict[str, dict[str, str]]:
     return {name: {str(n): _hash(run, z, n) for n in BATCHES} for name, run in runs.items()}
 
 
-def _hash(run: object, z: object, n: int) -> str:
+def _hash(run: "Callable[..., torch.Tensor]", z: "torch.Tensor", n: int) -> str:
     import torch
 
-    assert callable(run)
-    assert isinstance(z, torch.Tensor)
     parts = [torch.cat([run(part, gamma) for part in z.split(n)]) for gamma in GAMMAS]
     return sha256(torch.cat(parts).double().numpy().tobytes()).hexdigest()[:12]
 

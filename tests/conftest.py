@@ -34,7 +34,7 @@ def exact_model() -> "Callable[..., DiffusionModel]":
             self.decoder = DECODERS[decoder]
             self.reverse = FIXED_KERNELS[reverse]
 
-        def denoise(self, z, gamma):
+        def denoise(self, z, gamma, labels=None):
             return self.denoiser(z, gamma)
 
     return ExactModel

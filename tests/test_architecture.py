@@ -35,13 +35,18 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule decoder exit exit_fit reverse bound", "errors", outside="torch jaxtyping"
+        "gaussian basis noise_schedule decoder exit exit_fit reverse bound prediction weighting respecified "
+        "dequantisation",
+        "errors",
+        outside="torch jaxtyping",
     ),
-    "randomness": layer("randomness draws", "theory"),
+    "randomness": layer("randomness draws augmentation", "theory"),
     "nets": layer("nets", "theory errors"),
     "model": layer("model model_config pretrained precision device fingerprint", "nets theory randomness errors"),
     "data": layer("data pictures", "errors"),
-    "use": layer("evaluation sampling time_schedule codec", "model data theory randomness errors"),
+    "use": layer(
+        "evaluation sampling labels ode probability_flow time_schedule codec", "model data theory randomness errors"
+    ),
     "train": layer("train", "use model data nets theory randomness errors"),
     "interop": layer("interop", "model nets theory errors"),
     "package": layer("__init__", "interop train data use model theory errors"),

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.decoder import Decoder, discretised_gaussian, to_unit
-from nelbo.gaussian import alpha, denoised, diffuse, sigma
+from nelbo.gaussian import VP, Specification, alpha, denoised, diffuse, rescaled, sigma
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.reverse import ReverseKernel
 
@@ -73,11 +73,35 @@ class Bound:
 class BoundedModel(Protocol):
     """What the bound needs of a model."""
 
-    noise_schedule: NoiseSchedule
-    gammas: Tensor | None
-    decoder: Decoder
-    reverse: ReverseKernel
-    exit_std: float | None
+    @property
+    def specification(self) -> Specification:
+        """How the latents are scaled."""
+        ...
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Gamma as a function of time."""
+        ...
+
+    @property
+    def gammas(self) -> Tensor | None:
+        """The gammas of a discrete-time model."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """p(x | z_0)."""
+        ...
+
+    @property
+    def reverse(self) -> ReverseKernel:
+        """p(z_s | z_t)."""
+        ...
+
+    @property
+    def exit_std(self) -> float | None:
+        """The standard deviation of the last step, where that is a network evaluation."""
+        ...
 
     def denoise(self, z: Tensor, gamma: Tensor, /) -> Tensor:
         """Returns eps_hat."""
@@ -99,7 +123,10 @@ def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
 
 
 def prior_kl(x: Float[Tensor, "b *chw"], gamma_1: Float[Tensor, ""]) -> Float[Tensor, " b"]:
-    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64."""
+    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64.
+
+    Like any divergence it is the same for latents of another scale, where the prior is scaled with them.
+    """
     return prior_kl_of(x.double().square().flatten(1).sum(1), x[0].numel(), gamma_1)
 
 
@@ -127,11 +154,11 @@ def reconstruction(
     gamma_0 = model.noise_schedule.gamma_0
     if model.gammas is not None and n_steps is not None:
         gamma_0 = model.gammas[even_nodes(len(model.gammas), n_steps)[0]].to(eps_0.device)
-    gammas = gamma_0.expand(len(images))
-    z_0 = diffuse(to_unit(images), eps_0, gammas)
+    gammas, spec = gamma_0.expand(len(images)), model.specification
+    z_0 = diffuse(to_unit(images), eps_0, gammas, spec)
     if model.exit_std is None:
-        return -model.decoder.log_likelihood(images, z_0, gamma_0)
-    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas), model.exit_std)
+        return -model.decoder.log_likelihood(images, rescaled(z_0, gammas, spec, VP), gamma_0)
+    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas, spec), model.exit_std)
 
 
 def exit_loss(images: UInt8[Tensor, "b *chw"], x_hat: Float[Tensor, "b *chw"], std: float) -> Float[Tensor, " b"]:
@@ -151,7 +178,7 @@ def squared_error(
     gamma: Float[Tensor, " b"],
 ) -> Float[Tensor, " b"]:
     r"""Returns :math:`\|\epsilon - \hat\epsilon(z_t; \gamma_t)\|^2`, summed over dimensions in float64."""
-    eps_hat = model.denoise(diffuse(x, eps, gamma), gamma)
+    eps_hat = model.denoise(diffuse(x, eps, gamma, model.specification), gamma)
     return (eps - eps_hat).square().flatten(1).sum(1, dtype=torch.float64)
 
 
@@ -181,7 +208,7 @@ def discrete_diffusion(
     gamma_s, gamma_t, n_pairs = step_gammas(model, u, n_steps)
     if not n_pairs:
         return torch.zeros_like(u)
-    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t), gamma_t)
+    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t, model.specification), gamma_t)
     return n_pairs * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
 
 

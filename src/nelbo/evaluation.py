@@ -18,7 +18,8 @@ from nelbo.data.arrays import from_array
 from nelbo.data.interface import Images
 from nelbo.draws import chain_draws, evaluation_draws, evaluation_times, to_device
 from nelbo.errors import NelboError
-from nelbo.model import DiffusionModel, check_n_steps, check_seed
+from nelbo.labels import labels_of
+from nelbo.model import DiffusionModel, Given, check_n_steps, check_seed
 from nelbo.precision import autocast, resolve_precision, set_precision
 from nelbo.time_schedule.chain import chain_bound
 from nelbo.time_schedule.schedule import TimeSchedule
@@ -88,7 +89,8 @@ def evaluate(
 
     Args:
         model: The model.
-        data: The images, of the model's shape: a data set, or a tensor of pixel values.
+        data: The images, of the model's shape: a data set, or a tensor of pixel values. A class-conditional model needs
+            a data set with labels.
         n_steps: T of the T-step chain, or a time schedule, or None for continuous time (of a discrete-time model, all
             its levels).
         seed: The estimate's randomness.
@@ -100,7 +102,7 @@ def evaluate(
 
     Raises:
         NelboError: If the set is empty, its images do not fit the model, the model's output is no number, or a setting
-            is out of range, or the time schedule is another model's.
+            is out of range, or the time schedule is another model's, or labels that it needs are missing.
     """
     data = data if isinstance(data, Images) else from_array(data)
     check_fits(model, data)
@@ -112,14 +114,16 @@ def evaluate(
     resolved = resolve_precision(precision, model.device)
     model.eval()
     set_precision(model, model.device, resolved)
+    labels = labels_of(model, data)
     terms = torch.zeros(len(data), 3, dtype=torch.float64)
     for start in range(0, len(data), batch_size):
         indices = range(start, min(start + batch_size, len(data)))
         images = data.read(indices).to(model.device)
         model.check_images(images)
+        given = model.given(None if labels is None else labels[list(indices)].to(model.device))
         for which in range(n_passes):
             with torch.no_grad(), autocast(model.device, resolved):
-                result = _estimate(model, images, indices, n_steps, seed, n_passes, which)
+                result = _estimate(given, images, indices, n_steps, seed, n_passes, which)
             terms[start : indices.stop] += _as_table(result).cpu() / n_passes
         progress(len(indices))
     if not bool(torch.isfinite(terms).all()):
@@ -130,7 +134,7 @@ def evaluate(
 
 
 def _estimate(
-    model: DiffusionModel,
+    model: DiffusionModel | Given,
     images: UInt8[Tensor, "b c h w"],
     indices: range,
     n_steps: int | TimeSchedule | None,

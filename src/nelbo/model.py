@@ -5,20 +5,23 @@ a pre-trained DDPM another.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo import bound, gaussian
+from nelbo import bound
 from nelbo.bound import Bound
 from nelbo.decoder import Decoder
 from nelbo.draws import evaluation_draws, to_device
 from nelbo.errors import NelboError
+from nelbo.gaussian import VP, Specification
 from nelbo.model_config import DECODERS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
-from nelbo.reverse import FIXED_KERNELS, ReverseKernel
+from nelbo.prediction import to_noise
+from nelbo.reverse import FIXED_KERNELS, LearnedRange, ReverseKernel
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -34,6 +37,8 @@ class DiffusionModel(nn.Module, ABC):
         exit_std: Of a model whose last step is a network evaluation, the standard deviation of
             :math:`p(x \mid z_t)`, a discretised Gaussian around :math:`\hat x(z_t)`, by the convention of Ho et al.
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
+        specification: How the latents are scaled; variance preserving of all models here.
+        n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
     """
 
     image_shape: tuple[int, int, int]
@@ -42,13 +47,27 @@ class DiffusionModel(nn.Module, ABC):
     decoder: Decoder
     reverse: ReverseKernel
     exit_std: float | None = None
+    n_classes: int = 0
+    specification: Specification = VP
 
     @abstractmethod
-    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32."""
+    def denoise(
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int64[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
+
+        Args:
+            z: Latents.
+            gamma: Negative log-SNR of each.
+            labels: The class of each image, for a class-conditional model.
+        """
+
+    def given(self, labels: Int64[Tensor, " b"] | None) -> "DiffusionModel | Given":
+        """Returns the model of images of given classes, which needs no further labels; itself where there are none."""
+        return self if labels is None else Given(self, (labels,))
 
     def denoise_with_range(
-        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int64[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, where they lie.
 
@@ -62,7 +81,7 @@ class DiffusionModel(nn.Module, ABC):
             Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
             https://arxiv.org/abs/2102.09672
         """
-        return self.denoise(z, gamma), None
+        return self.denoise(z, gamma, labels), None
 
     @property
     def device(self) -> torch.device:
@@ -87,24 +106,117 @@ class DiffusionModel(nn.Module, ABC):
                 f"got {tuple(images.shape[1:])}: resize or convert the images, or use another model"
             )
 
+    def check_labels(self, labels: Tensor | None, n_images: int) -> None:
+        """Raises NelboError unless there is one of the model's classes for each image, or the model has no classes."""
+        if not self.n_classes:
+            if labels is not None:
+                raise NelboError("the model has no classes, so it takes no labels: leave them out")
+            return
+        if labels is None:
+            raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
+        if labels.dtype != torch.int64 or labels.shape != (n_images,):
+            raise NelboError(
+                f"labels must be int64 of shape ({n_images},), got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if bool((labels < 0).any() | (labels >= self.n_classes).any()):
+            raise NelboError(
+                f"labels must be classes from 0 to {self.n_classes - 1} of the model, "
+                f"got {int(labels.min())} to {int(labels.max())}"
+            )
+
     @torch.no_grad()
-    def bound(self, images: UInt8[Tensor, "b c h w"], n_steps: int | None = None, seed: int = 0) -> Bound:
+    def bound(
+        self,
+        images: UInt8[Tensor, "b c h w"],
+        n_steps: int | None = None,
+        seed: int = 0,
+        labels: Int64[Tensor, " b"] | None = None,
+    ) -> Bound:
         """Returns an unbiased estimate of the bound of each image from one network evaluation an image.
 
         Args:
             images: 8-bit images, shape (b, c, h, w).
             n_steps: T of the T-step chain, or None for continuous time.
             seed: The estimate's randomness; image k of the batch uses the draws of image k.
+            labels: The class of each image, for a class-conditional model.
 
         Raises:
-            NelboError: If the images are not 8-bit, have another shape than the model's, or a setting is out of range.
+            NelboError: If the images are not 8-bit, have another shape than the model's, lack labels that the model
+                needs, or a setting is out of range.
         """
         self.check_images(images)
+        self.check_labels(labels, len(images))
         check_n_steps(n_steps, self.gammas)
         check_seed(seed)
         self.eval()
         draws = evaluation_draws(range(len(images)), self.image_shape, seed)
-        return bound.bound(self, images.to(self.device), to_device(draws, self.device), n_steps)
+        model = self.given(None if labels is None else labels.to(self.device))
+        return bound.bound(model, images.to(self.device), to_device(draws, self.device), n_steps)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that was told all it is to know of a batch of images: what the bound and a sampler see of it.
+
+    Attributes:
+        model: The model.
+        conditions: What its denoiser takes after the latents and their gammas.
+    """
+
+    model: DiffusionModel
+    conditions: tuple[Tensor | None, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        return self.model.image_shape
+
+    @property
+    def gammas(self) -> Float[Tensor, " n"] | None:
+        """The gammas of a discrete-time model."""
+        return self.model.gammas
+
+    @property
+    def exit_std(self) -> float | None:
+        """The standard deviation of the last step, where that is a network evaluation."""
+        return self.model.exit_std
+
+    @property
+    def specification(self) -> Specification:
+        """How the latents are scaled."""
+        return self.model.specification
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Gamma as a function of time."""
+        return self.model.noise_schedule
+
+    @property
+    def decoder(self) -> Decoder:
+        """p(x | z_0)."""
+        return self.model.decoder
+
+    @property
+    def reverse(self) -> ReverseKernel:
+        """p(z_s | z_t)."""
+        return self.model.reverse
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Returns the noise expected in each latent."""
+        return self.model.denoise(z, gamma, *self.conditions)
+
+    def denoise_with_range(
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
+        """Returns the noise expected in each latent and, of a model with learned variances, where they lie."""
+        if isinstance(self.reverse, LearnedRange):
+            return self.model.denoise_with_range(z, gamma, *self.conditions)
+        return self.denoise(z, gamma), None
 
 
 class VDM(DiffusionModel):
@@ -119,21 +231,46 @@ class VDM(DiffusionModel):
         self.config = config
         self.image_shape = config.image_shape
         self.noise_schedule = config.noise_schedule.build()
-        self.net = config.net.build(config.image_shape[0])
+        self.n_classes = config.n_classes
+        self.net = config.build_net()
         self.decoder = DECODERS[config.decoder]
         self.reverse = FIXED_KERNELS[config.reverse]
 
-    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    def given(
+        self, labels: Int64[Tensor, " b"] | None, codes: Int64[Tensor, "b k"] | None = None
+    ) -> DiffusionModel | Given:
+        """Returns the model of images of given classes that were transformed in a given way.
+
+        Args:
+            labels: The class of each image, for a class-conditional model.
+            codes: How each image was transformed, see :mod:`nelbo.augmentation`; None for images as they are.
+        """
+        return self if labels is None and codes is None else Given(self, (labels, codes))
+
+    def denoise(
+        self,
+        z: Float[Tensor, "b c h w"],
+        gamma: Float[Tensor, " b"],
+        labels: Int64[Tensor, " b"] | None = None,
+        codes: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
 
-        A network that predicts :math:`v = \alpha\epsilon - \sigma x` gives
-        :math:`\hat\epsilon = \sigma z + \alpha \hat v` (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512).
+        What the network's output stands for says :mod:`nelbo.prediction`.
+
+        Args:
+            z: Latents.
+            gamma: Negative log-SNR of each.
+            labels: The class of each image, for a class-conditional model.
+            codes: How each image was transformed; None for images as they are.
+
+        Raises:
+            NelboError: If the model has classes and there are no labels.
         """
-        output = self.net(z, gamma.float())
-        if self.config.prediction == "eps":
-            return output
-        alpha, sigma = gaussian.alpha(gamma), gaussian.sigma(gamma)
-        return gaussian.over_image(sigma, z) * z + gaussian.over_image(alpha, z) * output
+        if self.n_classes and labels is None:
+            raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
+        output = self.net(z, gamma.float(), labels, codes)
+        return to_noise(self.config.prediction, output, z, gamma)
 
 
 def check_seed(seed: int) -> None:

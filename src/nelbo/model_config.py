@@ -1,10 +1,21 @@
 """What a model is made of: the contents of its ``config.json``, checked, and the table that builds each part."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from torch import nn
 
+from nelbo.augmentation import AUGMENTATIONS, misfit
 from nelbo.decoder import Decoder, DiscretisedGaussian, Softmax
 from nelbo.errors import NelboError
 from nelbo.nets.unet import UNet
@@ -90,9 +101,9 @@ class UNetConfig(Frozen):
     fourier: tuple[Exponent, ...] = (7, 8)
     gamma_range: Annotated[tuple[float, float], AfterValidator(_increasing)] = (-13.3, 5.0)
 
-    def build(self, n_image_channels: int) -> nn.Module:
+    def build(self, n_image_channels: int, n_classes: int = 0, n_codes: Sequence[int] = ()) -> nn.Module:
         """Returns the network at its initialisation."""
-        return UNet(n_image_channels, **self.model_dump(exclude={"type"}))
+        return UNet(n_image_channels, **self.model_dump(exclude={"type"}), n_classes=n_classes, n_codes=n_codes)
 
 
 class UNetMultiscaleConfig(Frozen):
@@ -109,9 +120,11 @@ class UNetMultiscaleConfig(Frozen):
     fourier: tuple[Exponent, ...] = (7, 8)
     gamma_range: Annotated[tuple[float, float], AfterValidator(_increasing)] = (-13.3, 5.0)
 
-    def build(self, n_image_channels: int) -> nn.Module:
+    def build(self, n_image_channels: int, n_classes: int = 0, n_codes: Sequence[int] = ()) -> nn.Module:
         """Returns the network at its initialisation."""
-        return UNetMultiscale(n_image_channels, **self.model_dump(exclude={"type"}))
+        return UNetMultiscale(
+            n_image_channels, **self.model_dump(exclude={"type"}), n_classes=n_classes, n_codes=n_codes
+        )
 
 
 NetConfig = Annotated[UNetConfig | UNetMultiscaleConfig, Field(discriminator="type")]
@@ -129,7 +142,10 @@ class ModelConfig(Frozen):
         noise_schedule: Gamma as a function of time.
         decoder: p(x | z_0).
         reverse: p(z_s | z_t).
-        prediction: What the network's output stands for: the noise ``eps``, or ``v`` = alpha eps - sigma x.
+        prediction: What the network's output stands for: the noise ``eps``, the image ``x``, or
+            ``v`` = alpha eps - sigma x; see :mod:`nelbo.prediction`.
+        n_classes: Classes of the images, which the network is told; 0 for a model without classes.
+        augment: Transformations of training images that the network is told of; see :mod:`nelbo.augmentation`.
     """
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = (3, 32, 32)
@@ -137,7 +153,20 @@ class ModelConfig(Frozen):
     noise_schedule: NoiseScheduleConfig = LinearConfig()
     decoder: Literal["softmax", "discretised_gaussian"] = "softmax"
     reverse: Literal["posterior"] = "posterior"
-    prediction: Literal["eps", "v"] = "eps"
+    prediction: Literal["eps", "x", "v"] = "eps"
+    n_classes: int = Field(default=0, ge=0)
+    augment: tuple[Literal["flip", "rotation", "channels"], ...] = ()
+
+    @model_validator(mode="after")
+    def _augmentations_fit(self) -> "ModelConfig":
+        if problem := misfit(self.augment, self.image_shape):
+            raise ValueError(problem)
+        return self
+
+    def build_net(self) -> nn.Module:
+        """Returns the network at its initialisation, as the images and what it is told of them need it."""
+        n_codes = [AUGMENTATIONS[name].n_codes for name in self.augment]
+        return self.net.build(self.image_shape[0], self.n_classes, n_codes)
 
 
 def parse_model_config(text: str, source: str) -> ModelConfig:

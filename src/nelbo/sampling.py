@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nelbo.errors import NelboError
+from nelbo.labels import labels_of_samples
 from nelbo.model import DiffusionModel
 from nelbo.precision import autocast, resolve_precision, set_precision
 from nelbo.randomness import generator
@@ -22,6 +23,7 @@ def sample(
     batch_size: int = 64,
     precision: str = "auto",
     progress: Callable[[int], object] = lambda n: None,
+    classes: Sequence[int] | None = None,
 ) -> UInt8[Tensor, "n c h w"]:
     r"""Returns one image for each seed, by ancestral sampling.
 
@@ -37,10 +39,12 @@ def sample(
         batch_size: Images walked together.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         progress: Called with 1 after each network call.
+        classes: Of a class-conditional model, the classes to draw: seed k is of class number k of them, counted in
+            circles; None for all the model's.
 
     Raises:
         NelboError: If there are no seeds, one is negative, ``n_steps`` or ``batch_size`` < 1, or the model's
-            output is no number, or the time schedule is another model's.
+            output is no number, or the time schedule is another model's, or the model does not have a class.
     """
     if isinstance(n_steps, TimeSchedule):
         n_steps.check_model(model)
@@ -49,10 +53,15 @@ def sample(
         raise NelboError(f"sampling needs at least one seed, none negative, got {list(seeds)[:3]}")
     if batch_size < 1:
         raise NelboError(f"batch_size must be at least 1, got {batch_size}")
+    labels = labels_of_samples(model, seeds, classes)
     resolved = resolve_precision(precision, model.device)
     model.eval()
     set_precision(model, model.device, resolved)
     with torch.no_grad(), autocast(model.device, resolved):
-        batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-        generators = [[generator("sample", seed) for seed in batch] for batch in batches]
-        return torch.cat([walk(model, schedule, batch, progress).cpu() for batch in generators])
+        images = []
+        for start in range(0, len(seeds), batch_size):
+            batch = slice(start, start + batch_size)
+            given = model.given(None if labels is None else labels[batch].to(model.device))
+            generators = [generator("sample", seed) for seed in seeds[batch]]
+            images.append(walk(given, schedule, generators, progress).cpu())
+        return torch.cat(images)

@@ -141,9 +141,10 @@ def test_stages_need_as_many_settings_each():
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("cifar10", 30.58), ("cifar10-aug", 139.28), ("imagenet32", 122.14), ("imagenet64", 237.60)]
+    ("name", "millions"), [("cifar10", 30.58), ("cifar10-aug", 139.29), ("imagenet32", 122.14), ("imagenet64", 237.60)]
 )
 def test_the_published_networks_have_the_published_numbers_of_parameters(name, millions):
+    # cifar10-aug has 12 rows of 1024 features more, which tell it how an image was transformed.
     assert round(n_parameters(PRESETS[name]) / 1e6, 2) == millions
 
 

@@ -36,12 +36,12 @@ class ToyModel(DiffusionModel):
             self.noise_schedule = Table(self.gammas.tolist())
             self.exit_std = 0.02
 
-    def denoise(self, z, gamma):
+    def denoise(self, z, gamma, labels=None):
         self.n_images_seen += len(z)
         shrink = 1.0 if self.is_exact else 0.9 + 0.05 * torch.sigmoid(gamma)[:, None, None, None].to(z.dtype)
         return shrink * self.denoiser(z, gamma)
 
-    def denoise_with_range(self, z, gamma):
+    def denoise_with_range(self, z, gamma, labels=None):
         nu = torch.sigmoid(0.3 * z + 0.1 * gamma[:, None, None, None]).to(z.dtype)
         return self.denoise(z, gamma), nu if self.reverse.name == "learned-range" else None
 

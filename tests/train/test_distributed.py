@@ -17,6 +17,7 @@ from nelbo.train.loop import Trainer
 
 CPU = torch.device("cpu")
 EXACT = "model.net.dropout=0"  # Dropout differs between processes on purpose.
+ADAPTIVE = (EXACT, "model.noise_schedule.learned=false", "weighting=sigmoid", "gamma_sampling=adaptive")
 
 # One process of two, as torchrun would start it.
 ONE_OF_TWO = """
@@ -60,20 +61,23 @@ def flat(weights):
     return torch.cat([weights[name].double().flatten() for name in sorted(weights)])
 
 
-def test_torchrun_with_two_processes_equals_one_process(tmp_path, command, tiny, images, world):
+@pytest.mark.parametrize(
+    "settings", [(EXACT,), pytest.param(ADAPTIVE, marks=pytest.mark.slow)], ids=["plain", "adaptive"]
+)
+def test_torchrun_with_two_processes_equals_one_process(settings, tmp_path, command, tiny, images, world):
     one, two = tmp_path / "one", tmp_path / "two"
-    arguments = command(two, EXACT, log=1, checkpoint=5, evaluate=100)
+    arguments = command(two, *settings, log=1, checkpoint=5, evaluate=100)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "nelbo"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *torchrun, *arguments], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    main(command(one, EXACT, log=1, checkpoint=5, evaluate=100))
+    main(command(one, *settings, log=1, checkpoint=5, evaluate=100))
 
     assert len(losses(one)) == 10
     torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
-    first = flat(Trainer(tiny(EXACT), images, world).average.model.state_dict())
+    first = flat(Trainer(tiny(*settings), images, world).average.model.state_dict())
     for name in ("model", "average"):
         # Adam divides by the gradient's size, so where that is all rounding, so is the weight's step: the steps of
         # all weights are compared together, and those of a process that saw half of the batch differ by their size.

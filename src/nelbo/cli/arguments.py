@@ -47,8 +47,8 @@ def parse_numbers(text: str, option: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def parse_seeds(seeds: str) -> list[int]:
-    """Returns the seeds that ``--seeds`` names: numbers and ranges such as ``3`` or ``0-63`` or ``0-3,8``.
+def parse_seeds(seeds: str, option: str = "--seeds") -> list[int]:
+    """Returns the numbers that an option such as ``--seeds`` names, with ranges: ``3`` or ``0-63`` or ``0-3,8``.
 
     Raises:
         NelboError: If it is written otherwise, or a range runs backwards.
@@ -57,7 +57,7 @@ def parse_seeds(seeds: str) -> list[int]:
     for part in seeds.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise NelboError(f"--seeds takes numbers and increasing ranges such as 0-63 or 1,5,7-9, got {seeds!r}")
+            raise NelboError(f"{option} takes numbers and increasing ranges such as 0-63 or 1,5,7-9, got {seeds!r}")
         parsed += range(int(first), int(last or first) + 1)
     return parsed
 

@@ -14,6 +14,7 @@ def sample(
     out: Path,
     steps: str = "250",
     seeds: str = "0-15",
+    classes: str | None = None,
     batch_size: int = 64,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -25,12 +26,15 @@ def sample(
         out: The folder to write to.
         steps: Steps of the chain, each one network evaluation; or the file of a time schedule.
         seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.
+        classes: Of a class-conditional model, the classes to draw, written like the seeds: seed k is of class number k
+            of them, counted in circles. Without it, all.
         batch_size: Images walked together.
         precision: The network's arithmetic; auto is the device's fastest.
         device: Where to compute.
     """
     check_batch_size(batch_size)
     numbers, parsed = parse_seeds(seeds), parse_steps(steps)
+    wanted = None if classes is None else parse_seeds(classes, "--classes")
     if parsed is None:
         raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
 
@@ -48,7 +52,7 @@ def sample(
     per_image = n_steps if isinstance(n_steps, int) else n_steps.n_steps
     n_calls = per_image * -(-len(numbers) // batch_size)
     with progress_bar(n_calls, "step") as advance:
-        images = draw(loaded, n_steps, numbers, batch_size, precision, advance)
+        images = draw(loaded, n_steps, numbers, batch_size, precision, advance, wanted)
     for number, image in zip(numbers, images, strict=True):
         save_png(image, out / f"{number:06d}.png")
     save_grid(images, out / "grid.png")

@@ -1,9 +1,11 @@
 """The layers that every U-Net here is made of: the norm, the embedding of gamma, the residual block."""
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
@@ -44,11 +46,59 @@ class GammaEmbedding(nn.Module):
         self.dense0 = nn.Linear(n_frequencies + n_constant, n_features)
         self.dense1 = nn.Linear(n_features, n_features)
 
-    def forward(self, gamma: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
-        """Returns the embedding of each gamma."""
+    def forward(
+        self, gamma: Float[Tensor, " b"], condition: Float[Tensor, "b f"] | None = None
+    ) -> Float[Tensor, "b f"]:
+        """Returns the embedding of each gamma, with that of another condition added before the last SiLU."""
         low, high = self.gamma_range
         features = sinusoidal_embedding((gamma - low) / (high - low), self.n_frequencies)
-        return silu(self.dense1(silu(self.dense0(pad(features, (0, self.n_constant))))))
+        features = self.dense1(silu(self.dense0(pad(features, (0, self.n_constant)))))
+        return silu(features if condition is None else features + condition)
+
+
+class ConditionEmbedding(nn.Module):
+    """What a network is told of an image besides its noise: its class, and how it was transformed.
+
+    Each is a table with one row of features for each value; they are added up. All rows begin at zero, so that the
+    network starts out as if it were told nothing. Without classes and codes there are no parameters.
+
+    Args:
+        n_features: Size of the embedding.
+        n_classes: Classes of the images, 0 for none.
+        n_codes: How many values each code of a transformation takes; value 0 is the image as it is.
+
+    References:
+        Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021). https://arxiv.org/abs/2105.05233
+        Distribution Augmentation for Generative Modeling (Jun et al., 2020). ICML.
+    """
+
+    def __init__(self, n_features: int, n_classes: int = 0, n_codes: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.classes = _table(n_classes, n_features) if n_classes else None
+        self.codes = nn.ModuleList(_table(n, n_features) for n in n_codes)
+
+    def forward(
+        self, labels: Int64[Tensor, " b"] | None, codes: Int64[Tensor, "b k"] | None, n_images: int
+    ) -> Float[Tensor, "b f"] | None:
+        """Returns the embedding of each image, or None where there is nothing to tell.
+
+        Args:
+            labels: The class of each image; needed where there are classes.
+            codes: One code of each transformation for each image; None for images as they are.
+            n_images: How many images there are.
+        """
+        parts = [] if self.classes is None or labels is None else [self.classes(labels)]
+        if codes is None:
+            device = next((p.device for p in self.parameters()), None)
+            codes = torch.zeros(n_images, len(self.codes), dtype=torch.int64, device=device)
+        parts += [table(codes[:, which]) for which, table in enumerate(self.codes)]
+        return torch.stack(parts).sum(0) if parts else None
+
+
+def _table(n_rows: int, n_features: int) -> nn.Embedding:
+    table = nn.Embedding(n_rows, n_features)
+    nn.init.zeros_(table.weight)
+    return table
 
 
 class ResidualBlock(nn.Module):

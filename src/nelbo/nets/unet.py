@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nelbo.nets.attention import SelfAttention
 from nelbo.nets.fourier import Stem
-from nelbo.nets.layers import GammaEmbedding, ResidualBlock, group_norm, zero_init
+from nelbo.nets.layers import ConditionEmbedding, GammaEmbedding, ResidualBlock, group_norm, zero_init
 
 
 class UNet(nn.Module):
@@ -25,6 +25,9 @@ class UNet(nn.Module):
         dropout: Probability of dropping a feature in every residual block.
         fourier: Exponents n of the Fourier features, empty for none.
         gamma_range: The gammas that the time embedding maps to 0 and 1.
+        n_classes: Classes of the images, 0 for none.
+        n_codes: How many values each code of a transformation takes; see
+            :class:`~nelbo.nets.layers.ConditionEmbedding`.
 
     References:
         Variational Diffusion Models (Kingma et al., 2021), appendix B; the official code's ``ScoreUNet``.
@@ -39,6 +42,8 @@ class UNet(nn.Module):
         dropout: float,
         fourier: Sequence[int],
         gamma_range: tuple[float, float],
+        n_classes: int = 0,
+        n_codes: Sequence[int] = (),
     ) -> None:
         super().__init__()
         n_cond = 4 * n_channels
@@ -50,6 +55,7 @@ class UNet(nn.Module):
             return nn.ModuleList(SelfAttention(n_channels) if attention else nn.Identity() for _ in range(n))
 
         self.embedding = GammaEmbedding(n_channels, n_cond, gamma_range, n_constant=1)
+        self.condition = ConditionEmbedding(n_cond, n_classes, n_codes)
         self.conv_in = Stem(n_image_channels, n_channels, fourier)
         self.down = nn.ModuleList(block(n_channels) for _ in range(n_blocks))
         self.down_attention = attentions(n_blocks)
@@ -60,9 +66,22 @@ class UNet(nn.Module):
         self.norm_out = group_norm(n_channels)
         self.conv_out = zero_init(nn.Conv2d(n_channels, n_image_channels, 3, padding=1))
 
-    def forward(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """Returns the network's prediction for each latent, in float32."""
-        cond = self.embedding(gamma)
+    def forward(
+        self,
+        z: Float[Tensor, "b c h w"],
+        gamma: Float[Tensor, " b"],
+        labels: Int64[Tensor, " b"] | None = None,
+        codes: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Returns the network's prediction for each latent, in float32.
+
+        Args:
+            z: Latents.
+            gamma: Negative log-SNR of each.
+            labels: The class of each image, where there are classes.
+            codes: How each image was transformed; None for images as they are.
+        """
+        cond = self.embedding(gamma, self.condition(labels, codes, len(z)))
         skips = [self.conv_in(z)]
         for block, attention in zip(self.down, self.down_attention, strict=True):
             skips.append(attention(block(skips[-1], cond)))

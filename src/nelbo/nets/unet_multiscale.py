@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, silu
 
 from nelbo.errors import NelboError
 from nelbo.nets.attention import SelfAttention
 from nelbo.nets.fourier import Stem
-from nelbo.nets.layers import GammaEmbedding, ResidualBlock, group_norm, zero_init
+from nelbo.nets.layers import ConditionEmbedding, GammaEmbedding, ResidualBlock, group_norm, zero_init
 
 
 class Stage(nn.Module):
@@ -46,6 +46,9 @@ class UNetMultiscale(nn.Module):
         dropout: Probability of dropping a feature in every residual block.
         fourier: Exponents n of the Fourier features, empty for none.
         gamma_range: The gammas that the time embedding maps to 0 and 1.
+        n_classes: Classes of the images, 0 for none.
+        n_codes: How many values each code of a transformation takes; see
+            :class:`~nelbo.nets.layers.ConditionEmbedding`.
 
     Raises:
         NelboError: If the stages' settings differ in number, or heads do not divide channels.
@@ -63,6 +66,8 @@ class UNetMultiscale(nn.Module):
         dropout: float,
         fourier: Sequence[int],
         gamma_range: tuple[float, float],
+        n_classes: int = 0,
+        n_codes: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if not len(channels) == len(n_blocks_down) == len(n_blocks_up) == len(heads):
@@ -78,6 +83,7 @@ class UNetMultiscale(nn.Module):
             return nn.ModuleList(Stage(c, n, n_heads, n_cond, dropout) for c, n, n_heads in settings)
 
         self.embedding = GammaEmbedding(min(channels), n_cond, gamma_range)
+        self.condition = ConditionEmbedding(n_cond, n_classes, n_codes)
         self.conv_in = Stem(n_image_channels, channels[0], fourier, patch)
         self.down = stages(n_blocks_down)
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in joints)
@@ -86,15 +92,27 @@ class UNetMultiscale(nn.Module):
         self.norm_out = group_norm(channels[0])
         self.conv_out = zero_init(nn.Conv2d(channels[0], n_image_channels * patch**2, 3, padding=1))
 
-    def forward(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self,
+        z: Float[Tensor, "b c h w"],
+        gamma: Float[Tensor, " b"],
+        labels: Int64[Tensor, " b"] | None = None,
+        codes: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
         """Returns the network's prediction for each latent, in float32.
+
+        Args:
+            z: Latents.
+            gamma: Negative log-SNR of each.
+            labels: The class of each image, where there are classes.
+            codes: How each image was transformed; None for images as they are.
 
         Raises:
             NelboError: If the latent's sides are no multiples of the coarsest stage's stride.
         """
         if z.shape[-1] % self.stride or z.shape[-2] % self.stride:
             raise NelboError(f"image sides must be multiples of {self.stride}, got {tuple(z.shape[-2:])}")
-        cond = self.embedding(gamma)
+        cond = self.embedding(gamma, self.condition(labels, codes, len(z)))
         h = self._between(self.conv_in(z), cond, 0)
         output = self.conv_out(silu(self.norm_out(h))).float()
         return pixel_shuffle(output, self.patch) if self.patch > 1 else output

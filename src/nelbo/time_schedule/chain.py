@@ -11,12 +11,12 @@ from nelbo.bound import Bound, exit_loss, prior_kl
 from nelbo.decoder import to_unit, to_values
 from nelbo.errors import NelboError
 from nelbo.gaussian import denoised, diffuse
-from nelbo.model import DiffusionModel
+from nelbo.model import DiffusionModel, Given
 from nelbo.time_schedule.schedule import TimeSchedule
 
 
 def chain_bound(
-    model: DiffusionModel,
+    model: DiffusionModel | Given,
     schedule: TimeSchedule,
     images: UInt8[Tensor, "b c h w"],
     eps_0: Float[Tensor, "b c h w"],
@@ -42,7 +42,7 @@ def chain_bound(
 
 
 def exit_nats(
-    model: DiffusionModel,
+    model: DiffusionModel | Given,
     schedule: TimeSchedule,
     images: UInt8[Tensor, "b c h w"],
     eps_0: Float[Tensor, "b c h w"],
@@ -62,7 +62,7 @@ def exit_nats(
 
 
 def walk(
-    model: DiffusionModel,
+    model: DiffusionModel | Given,
     schedule: TimeSchedule,
     generators: Sequence[np.random.Generator],
     progress: Callable[[int], object],
@@ -85,7 +85,9 @@ def walk(
     return to_values(x_hat) if schedule.exit is None else schedule.exit.sample(x_hat, standard_noise(model, generators))
 
 
-def standard_noise(model: DiffusionModel, generators: Sequence[np.random.Generator]) -> Float[Tensor, "b c h w"]:
+def standard_noise(
+    model: DiffusionModel | Given, generators: Sequence[np.random.Generator]
+) -> Float[Tensor, "b c h w"]:
     """Returns the next standard normal noise of each generator."""
     draws = [rng.standard_normal(model.image_shape, dtype=np.float32) for rng in generators]
     return torch.from_numpy(np.stack(draws)).to(model.device)

@@ -21,6 +21,7 @@ from nelbo.exit import Exit
 from nelbo.exit_fit import fit_exit
 from nelbo.fingerprint import fingerprint
 from nelbo.gaussian import denoised, diffuse
+from nelbo.labels import labels_of
 from nelbo.model import DiffusionModel, check_seed
 from nelbo.precision import Precision, autocast, resolve_precision, set_precision
 from nelbo.randomness import permutation
@@ -173,9 +174,14 @@ class _Sitting:
         """Returns the denoiser's mistakes, its x_hats and its variance ranges at one level."""
         gammas = gamma.expand(len(x)).to(x.device)
         z = diffuse(x, eps, gammas)
+        labels = labels_of(self.model, self.data)
+        told = None if labels is None else labels[list(self.indices)].to(x.device)
         slices = [slice(i, i + self.batch_size) for i in range(0, len(x), self.batch_size)]
         with autocast(self.model.device, self.precision):
-            parts = [self.model.denoise_with_range(z[part], gammas[part]) for part in slices]
+            parts = [
+                self.model.given(None if told is None else told[part]).denoise_with_range(z[part], gammas[part])
+                for part in slices
+            ]
         eps_hat = torch.cat([part[0] for part in parts])
         nus = [part[1] for part in parts if part[1] is not None]
         if not bool(torch.isfinite(eps_hat).all()):

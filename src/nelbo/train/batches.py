@@ -5,9 +5,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
+from nelbo.augmentation import AUGMENTATIONS
 from nelbo.data.interface import Images
 from nelbo.randomness import generator, permutation
 
@@ -30,6 +31,30 @@ def read_batch(
         return images
     mirrored = torch.from_numpy(generator("training flip", seed, step).random(n_batch) < 0.5)[list(positions)]
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def read_labels(data: Images, positions: Sequence[int], n_batch: int, seed: int, step: int) -> Int64[Tensor, " b"]:
+    """Returns the classes of the images that :func:`read_batch` returns; the data set has some."""
+    assert data.labels is not None
+    indices = stream_indices(len(data), seed, [step * n_batch + p for p in positions])
+    return torch.from_numpy(data.labels[indices])
+
+
+def draw_codes(
+    names: Sequence[str], positions: Sequence[int], n_batch: int, seed: int, step: int
+) -> Int64[Tensor, "b k"]:
+    """Returns how to transform part of the batch of a training step: one uniform code of each augmentation an image.
+
+    Args:
+        names: Which augmentations.
+        positions: Positions within the whole batch.
+        n_batch: Images in the whole batch.
+        seed: The run's seed.
+        step: The training step, counted from 0.
+    """
+    drawn = generator("training augmentation", seed, step).random((n_batch, len(names)))
+    n_codes = np.array([AUGMENTATIONS[name].n_codes for name in names], dtype=np.float64)
+    return torch.from_numpy((drawn[list(positions)] * n_codes).astype(np.int64))
 
 
 def stream_indices(n_images: int, seed: int, places: Sequence[int]) -> Int[np.ndarray, " b"]:

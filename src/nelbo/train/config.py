@@ -4,12 +4,19 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from nelbo.errors import NelboError
 from nelbo.model_config import Frozen, ModelConfig, first_problem
+from nelbo.weighting import WEIGHTINGS
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _known_weighting(name: str) -> str:
+    if name not in WEIGHTINGS:
+        raise ValueError(f"no such weighting; there are {', '.join(WEIGHTINGS)}")
+    return name
 
 
 class TrainConfig(Frozen):
@@ -18,6 +25,9 @@ class TrainConfig(Frozen):
     Attributes:
         model: What is trained.
         n_steps: T of the bound that is minimised; None for continuous time.
+        weighting: The weight on each noise level, a key of :data:`nelbo.weighting.WEIGHTINGS`; ``elbo`` is the bound.
+        gamma_sampling: Whether noise levels are drawn as the noise schedule has them, or where the loss is; see
+            :mod:`nelbo.train.importance`.
         n_images: Training images to see in all, repeats included.
         batch_size: Images a step, over all processes.
         learning_rate: Peak learning rate of AdamW.
@@ -27,7 +37,7 @@ class TrainConfig(Frozen):
         weight_decay: AdamW's weight decay.
         clip_norm: Largest norm of the gradient of the bound in bits per dimension.
         ema_rate: Decay of the weight average, reached gradually.
-        flip: Whether images are mirrored at random.
+        flip: Whether images are mirrored at random, without telling the network; ``model.augment`` tells it.
         n_held_out: Images at the end of the training set that are kept for choosing, where no test set is given.
         seed: The run's randomness.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -35,6 +45,8 @@ class TrainConfig(Frozen):
 
     model: ModelConfig = ModelConfig()
     n_steps: int | None = Field(default=None, ge=1)
+    weighting: Annotated[str, AfterValidator(_known_weighting)] = "elbo"
+    gamma_sampling: Literal["schedule", "adaptive"] = "schedule"
     n_images: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -48,6 +60,30 @@ class TrainConfig(Frozen):
     n_held_out: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _mirrors_once(self) -> "TrainConfig":
+        if self.flip and "flip" in self.model.augment:
+            raise ValueError("flip mirrors without telling the network, model.augment tells it: choose one of them")
+        return self
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the loss is another than the bound, or its noise levels are drawn otherwise."""
+        return self.weighting != "elbo" or self.gamma_sampling != "schedule"
+
+    @model_validator(mode="after")
+    def _weights_a_fixed_continuous_loss(self) -> "TrainConfig":
+        if not self.is_weighted:
+            return self
+        if self.n_steps is not None:
+            raise ValueError("weighting and gamma_sampling are for continuous time: set n_steps=null")
+        if self.model.noise_schedule.build().is_learned:
+            raise ValueError(
+                "weighting and gamma_sampling need a fixed noise schedule, which a weighted loss would shrink or "
+                "importance sampling replaces: choose one that is not learned"
+            )
+        return self
 
     @property
     def n_updates(self) -> int:

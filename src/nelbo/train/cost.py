@@ -83,11 +83,12 @@ def describe_run(config: TrainConfig) -> str:
 
 
 def _net(config: TrainConfig) -> nn.Module:
-    return config.model.net.build(config.model.image_shape[0])
+    return config.model.build_net()
 
 
 def _evaluate(net: nn.Module, config: TrainConfig) -> Tensor:
-    return net(torch.empty(1, *config.model.image_shape), torch.empty(1))
+    labels = torch.zeros(1, dtype=torch.int64) if config.model.n_classes else None
+    return net(torch.empty(1, *config.model.image_shape), torch.empty(1), labels)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -53,6 +53,13 @@ class World:
             distributed.all_reduce(value)
         return value.item() / self.size
 
+    def total(self, values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Returns the elementwise sum of numbers that each process has, the same in each of them."""
+        values = values.clone()
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
     def wait(self) -> None:
         """Waits until every process is here."""
         if self.size > 1:

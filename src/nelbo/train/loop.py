@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nelbo.augmentation import augmented
 from nelbo.data.interface import Images
 from nelbo.draws import to_device, training_draws
 from nelbo.errors import NelboError
 from nelbo.model import VDM
 from nelbo.precision import Precision, autocast, resolve_precision, set_precision
 from nelbo.randomness import generator
-from nelbo.train.batches import read_batch
+from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
 from nelbo.train.objective import Objective
+from nelbo.train.weighted import WeightedObjective
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema_rate)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optimizer(self.model, config)
-        self.objective = _wrapped(Objective(self.model, config.n_steps), world, compiled)
+        objective = _objective(self.model, config)
+        self.importance = objective.importance if isinstance(objective, WeightedObjective) else None
+        self.objective = _wrapped(objective, world, compiled)
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []  # of the steps since the last line of metrics
@@ -94,6 +98,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.step()
+        if self.importance is not None:
+            self.importance.update(self.world)
         self.step += 1
         self.average.update(self.model, self.step)
         self.seconds += time.perf_counter() - started
@@ -109,6 +115,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({"importance": self.importance.state_dict()} if self.importance is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -117,15 +124,28 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.importance is not None:
+            self.importance.load_state_dict(state["importance"])
 
     def _loss(self) -> torch.Tensor:
         config, world = self.config, self.world
         part = world.part(config.batch_size)
         torch.manual_seed(_torch_seed("dropout", config.seed, world.rank, self.step))
-        images = read_batch(self.data, part, config.batch_size, config.seed, self.step, config.flip)
+        images, labels, codes = self._read(part)
         draws = training_draws(part, config.batch_size, config.model.image_shape, config.seed, self.step)
         with autocast(world.device, self.precision):
-            return self.objective(images.to(world.device), to_device(draws, world.device))
+            return self.objective(images.to(world.device), to_device(draws, world.device), labels, codes)
+
+    def _read(self, part: range) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns part of a batch: images, their classes and how they were transformed, where the model is told."""
+        config, device = self.config, self.world.device
+        key = (part, config.batch_size, config.seed, self.step)
+        images = read_batch(self.data, *key, config.flip)
+        labels = read_labels(self.data, *key).to(device) if config.model.n_classes else None
+        if not config.model.augment:
+            return images, labels, None
+        codes = draw_codes(config.model.augment, *key)
+        return augmented(images, config.model.augment, codes), labels, codes.to(device)
 
 
 def train(
@@ -185,8 +205,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / config.n_updates))
 
 
-def _wrapped(objective: Objective, world: World, compiled: bool) -> nn.Module:
-    module: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
+def _objective(model: VDM, config: TrainConfig) -> Objective | WeightedObjective:
+    if config.is_weighted:
+        return WeightedObjective(model, config.weighting, config.gamma_sampling == "adaptive")
+    return Objective(model, config.n_steps)
+
+
+def _wrapped(objective: nn.Module, world: World, compiled: bool) -> nn.Module:
+    # What the processes do not share, such as losses noted by each, must not be overwritten by the first one's.
+    module = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else objective
     if compiled:
         module.compile()
     return module

@@ -2,7 +2,7 @@
 
 The published runs have the networks, batches and lengths of the paper's appendix B and the optimiser of the official
 configurations: AdamW at 2e-4 with betas (0.9, 0.99) and weight decay 0.01, an average with rate 0.9999, gamma from
--13.3 to 5 with learned ends. What they lack, of ``cifar10-aug``: rotations, channel swaps and the learned schedule.
+-13.3 to 5 with learned ends. What ``cifar10-aug`` lacks is the learned schedule.
 """
 
 from nelbo.errors import NelboError
@@ -12,14 +12,18 @@ from nelbo.train.config import TrainConfig
 _LEARNED_ENDS = LinearConfig(learned=True)
 
 
-def _published(size: int, net: UNetConfig, batch_size: int, n_updates: int, flip: bool = False) -> TrainConfig:
+def _published(size: int, net: UNetConfig, batch_size: int, n_updates: int, is_augmented: bool = False) -> TrainConfig:
     """Returns a run of the paper on RGB images."""
     return TrainConfig(
-        model=ModelConfig(image_shape=(3, size, size), net=net, noise_schedule=_LEARNED_ENDS),
+        model=ModelConfig(
+            image_shape=(3, size, size),
+            net=net,
+            noise_schedule=_LEARNED_ENDS,
+            augment=("flip", "rotation", "channels") if is_augmented else (),
+        ),
         batch_size=batch_size,
         n_images=batch_size * n_updates,
         warmup_images=100 * batch_size,
-        flip=flip,
     )
 
 

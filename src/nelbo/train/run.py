@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from nelbo.atomic import new_file
@@ -64,6 +65,7 @@ class Run:
         for images in (self.data, self.test):
             if images is not None:
                 check_images(self.config, images)
+                check_labels(self.config, images)
         with join_world(device) as world:
             world.part(self.config.batch_size)
             trainer = self._trainer(world)  # Before the folder is claimed: what cannot be trained leaves no trace.
@@ -75,7 +77,8 @@ class Run:
         with settings_fit(), torch.no_grad():
             trainer = Trainer(self.config, self.data, world, self.compiled)
             z = torch.zeros(1, *self.config.model.image_shape, device=world.device)
-            trainer.average.model.denoise(z, torch.zeros(1, device=world.device))
+            labels = torch.zeros(1, dtype=torch.int64, device=world.device) if self.config.model.n_classes else None
+            trainer.average.model.denoise(z, torch.zeros(1, device=world.device), labels)
             return trainer
 
     def _train(self, trainer: Trainer) -> bool:
@@ -148,6 +151,24 @@ def check_images(config: TrainConfig, data: Images) -> None:
         )
 
 
+def check_labels(config: TrainConfig, data: Images) -> None:
+    """Raises NelboError if the model has classes and an image has none of them."""
+    n_classes = config.model.n_classes
+    if not n_classes:
+        return
+    if data.labels is None:
+        raise NelboError(
+            f"{data.name} has no labels, which a model of {n_classes} classes needs: pass an .npz file with an array "
+            "'labels', or --set model.n_classes=0"
+        )
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= n_classes:
+        raise NelboError(
+            f"{data.name}: the labels run from {low} to {high}, the model's classes from 0 to {n_classes - 1}: "
+            f"relabel the images, or --set model.n_classes={high + 1}"
+        )
+
+
 def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Makes a run folder, or checks that an existing one holds the same run.
 
@@ -177,7 +198,16 @@ def _read_identity(path: Path) -> dict[str, Any]:
         identity = None
     if not isinstance(identity, dict):
         raise NelboError(f"{path} is damaged: restore it or choose another --out")
-    return identity
+    return _completed(identity)
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a run was with the defaults of those fields that came to be after it was started."""
+    fields = {name: value for name, value in identity.items() if name != "data"}
+    try:
+        return {**identity, **TrainConfig.model_validate_json(json.dumps(fields)).model_dump(mode="json")}
+    except ValidationError:
+        return identity
 
 
 @contextmanager

@@ -181,6 +181,7 @@ def test_command_freezes_a_model(models, tmp_path, capsys, monkeypatch):
     main(["freeze", str(tmp_path / "model"), str(tmp_path / "out.frozen"), "--n-images", "2"])
     out = capsys.readouterr().out
     frozen = FrozenModel.load(tmp_path / "out.frozen")
+    assert frozen.header.cost is not None
     assert f"costs {frozen.header.cost.bpd:.5f} bits per dimension" in out
     assert f"fingerprint {frozen.fingerprint[:16]}" in out
 
@@ -197,4 +198,5 @@ def test_the_bundled_model_costs_at_most_a_thousandth(tmp_path):
 
     model = load("cifar10-small")
     cost = freeze(model, choose_images(model, None, 16)).header.cost
+    assert cost is not None
     assert cost.bpd <= 0.001

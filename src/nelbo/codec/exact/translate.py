@@ -37,6 +37,9 @@ def translate(model: DiffusionModel) -> tuple[Program, Tensors]:
     """
     if not isinstance(model, VDM):
         raise NelboError(f"freeze: a {type(model).__name__} has no bit-exact translation; only a VDM has")
+    if model.config.prediction == "x" or model.n_classes:
+        kind = "class-conditional model" if model.n_classes else "network that predicts x"
+        raise NelboError(f"freeze: a {kind} has no bit-exact translation yet; models of eps or v without classes have")
     builder = Builder(model.net)
     adds_latent = builder.network(model.net)
     builder.check_complete()
