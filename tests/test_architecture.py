@@ -35,7 +35,9 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule decoder exit exit_fit reverse bound", "errors", outside="torch jaxtyping"
+        "gaussian basis noise_schedule learned_schedule decoder exit exit_fit reverse bound",
+        "errors",
+        outside="torch jaxtyping",
     ),
     "randomness": layer("randomness draws", "theory"),
     "nets": layer("nets", "theory errors"),
