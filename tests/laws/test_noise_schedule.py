@@ -54,6 +54,7 @@ DRIFTING = ["monotone_network"]  # Its ends are wherever its weights put them.
 every = pytest.mark.parametrize("name", SCHEDULES)
 ends = st.tuples(st.floats(-20, 0), st.floats(0.5, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 few = settings(max_examples=20)
+fewer = settings(max_examples=5)  # Where each example is a bisection.
 
 
 def times(n: int) -> torch.Tensor:
@@ -89,7 +90,7 @@ def test_a_grid_of_n_steps_has_its_points_at_the_multiples_of_one_nth(name, ends
 
 
 @every
-@few
+@fewer
 @given(ends)
 def test_inverts_both_ways(name, ends):
     schedule = SCHEDULES[name](*ends)
@@ -156,7 +157,7 @@ def test_it_is_learned_exactly_if_it_has_parameters_that_move(name):
 
 
 @every
-@few
+@fewer
 @given(ends)
 def test_the_inverse_has_the_gradient_of_the_implicit_function(name, ends):
     """Beyond the ends the inverse is 0 or 1, a constant."""
