@@ -35,7 +35,7 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule learned_schedule decoder exit exit_fit reverse bound",
+        "gaussian basis noise_schedule learned_schedule schedule_variance decoder exit exit_fit reverse bound",
         "errors",
         outside="torch jaxtyping",
     ),
