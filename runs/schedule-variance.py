@@ -93,10 +93,8 @@ def main(model: VDM, train: nelbo.Images, test: nelbo.Images, out: Path, setting
     learned_gammas = learned.grid(64).tolist()
     with new_file(out / "variance.json") as temporary:
         settings = {**vars(setting), "precision": precision, "test": Path(test.name).name}
-        temporary.write_text(
-            json.dumps({"setting": settings, "schedules": rows, "learned_gammas": learned.grid(64).tolist()}, indent=2)
-            + "\n"
-        )
+        result = {"setting": settings, "schedules": rows, "learned_gammas": learned_gammas}
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
     if plot:
         draw(schedules, gammas, errors, model.n_dims, out / "variance.png")
     return as_text(rows, setting)

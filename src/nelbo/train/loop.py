@@ -26,6 +26,7 @@ from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
+from nelbo.train.finetune import take_over
 from nelbo.train.objective import Objective
 
 
@@ -58,13 +59,18 @@ class Trainer:
         data: The images to train on.
         world: This process.
         compiled: Whether to compile the objective.
+        start: A model whose weights to begin with; None for new ones.
     """
 
-    def __init__(self, config: TrainConfig, data: Images, world: World, compiled: bool = False) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Images, world: World, compiled: bool = False, start: VDM | None = None
+    ) -> None:
         self.config, self.data, self.world = config, data, world
         self.precision: Precision = resolve_precision(config.precision, world.device)
         torch.manual_seed(_torch_seed("initial weights", config.seed))
         self.model = VDM(config.model)
+        if start is not None:
+            take_over(self.model, start)
         set_precision(self.model, world.device, self.precision)
         self.average = WeightAverage(self.model, config.ema_rate)
         objective = Objective(self.model, config.n_steps)
