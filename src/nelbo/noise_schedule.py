@@ -80,6 +80,12 @@ class NoiseSchedule(nn.Module, ABC):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
+    def moves_its_ends(self) -> bool:
+        """Whether training moves gamma_0 or gamma_1."""
+        inside = {id(parameter) for parameter in self.interior}
+        return any(p.requires_grad and id(p) not in inside for p in self.parameters())
+
+    @property
     def interior(self) -> list[nn.Parameter]:
         """The parameters that shape the schedule between its ends and leave these alone; none, unless learned so."""
         return []

@@ -153,7 +153,9 @@ def test_gradients_with_respect_to_parameters_are_finite_differences(name, metho
 
 @every
 def test_it_is_learned_exactly_if_it_has_parameters_that_move(name):
-    assert SCHEDULES[name](-13.3, 5.0).is_learned == (name in LEARNED)
+    schedule = SCHEDULES[name](-13.3, 5.0)
+    assert schedule.is_learned == (name in LEARNED)
+    assert schedule.moves_its_ends == (name in LEARNED and name != "learned_fixed_ends")
 
 
 @every

@@ -166,6 +166,13 @@ def test_the_objective_of_continuous_time_splits_the_gradient(learning, batch):
     assert objective.of_squares() == interior
 
 
+def test_with_fixed_ends_the_loss_is_the_diffusion_term(tiny, batch):
+    schedule = '{"type": "learned", "n_units": 8, "learned_ends": false}'
+    vdm, (images, draws) = vdm_of(tiny("model.net.dropout=0", f"model.noise_schedule={schedule}")), batch
+    diffusion = to_bpd(bound(vdm, images, draws).diffusion, vdm.n_dims).mean()
+    torch.testing.assert_close(Objective(vdm, None)(images, draws), diffusion)
+
+
 def test_the_interior_of_a_chain_descends_the_bound_which_depends_on_it(learning, batch):
     vdm, (images, draws) = vdm_of(learning("n_steps=10")), batch
     mean = to_bpd(bound(vdm, images, draws, 10).total, vdm.n_dims).mean()

@@ -76,7 +76,7 @@ class Trainer:
         objective = Objective(self.model, config.n_steps)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.clipped = [group for group in _split(self.parameters, objective.of_squares()) if group]
-        self.optimizer = optimizer(self.model, config)
+        self.optimizer, self.rates = optimizer(self.model, config), rate_factors(self.model, config)
         self.objective = _wrapped(objective, world, compiled)
         self.step = 0
         self.seconds = 0.0
@@ -94,7 +94,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         self._clip()
-        for group, factor in zip(self.optimizer.param_groups, rate_factors(self.model, self.config), strict=True):
+        for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = learning_rate(self.config, self.step) * factor
         self.optimizer.step()
         self.step += 1

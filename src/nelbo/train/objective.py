@@ -12,9 +12,9 @@ from nelbo.model import DiffusionModel
 class Objective(nn.Module):
     """The batch's mean bound in bits per dimension.
 
-    Where the noise schedule is fixed, the prior and the reconstruction depend on no weight and are left out. The
-    interior of a learned schedule does not change the bound of continuous time, and descends the mean of the squared
-    diffusion losses instead, which is the variance of the estimate up to a constant (appendix I.2 of the paper).
+    Where the noise schedule's ends are fixed, the prior and the reconstruction depend on no weight and are left out.
+    The interior of a learned schedule does not change the bound of continuous time, and descends the mean of the
+    squared diffusion losses instead, up to a constant the variance of the estimate (appendix I.2 of the paper).
 
     Args:
         model: The model whose bound it is.
@@ -29,7 +29,7 @@ class Objective(nn.Module):
     def forward(self, images: UInt8[Tensor, "b c h w"], draws: Draws) -> Float[Tensor, ""]:
         """Returns the mean over the batch, differentiable."""
         loss = self._diffusion(images, draws)
-        if self.model.noise_schedule.is_learned:
+        if self.model.noise_schedule.moves_its_ends:
             loss = loss + self._of_the_ends(images, draws)
         return loss.mean()
 
