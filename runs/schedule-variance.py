@@ -36,7 +36,7 @@ from nelbo.bound import bound, squared_error
 from nelbo.decoder import to_unit
 from nelbo.draws import to_device, training_draws
 from nelbo.learned_schedule import Learned
-from nelbo.model import VDM
+from nelbo.model import DiffusionModel
 from nelbo.noise_schedule import BetaLinear, Cosine, Linear, NoiseSchedule, Table
 from nelbo.precision import autocast, fastest_precision, set_precision
 from nelbo.randomness import generator, normal
@@ -69,8 +69,12 @@ class Setting:
     n_units: int = 256
 
 
-def main(model: VDM, train: nelbo.Images, test: nelbo.Images, out: Path, setting: Setting, plot: bool) -> str:
+def main(
+    model: DiffusionModel, train: nelbo.Images, test: nelbo.Images, out: Path, setting: Setting, plot: bool
+) -> str:
     """Writes ``variance.json`` and ``variance.png`` and returns the table."""
+    if model.gammas is not None:
+        raise nelbo.NelboError("the model knows its own noise levels alone, so it has no other noise schedule")
     precision = fastest_precision(model.device)
     set_precision(model, model.device, precision)
     model.requires_grad_(False)
@@ -117,7 +121,7 @@ def rescaled(alpha_squared: Float[Tensor, " n"], gamma_0: float, gamma_1: float)
     return Table((gamma_0 + (gamma_1 - gamma_0) * (gammas - gammas[0]) / (gammas[-1] - gammas[0])).tolist())
 
 
-def learn(model: VDM, train: nelbo.Images, setting: Setting) -> Learned:
+def learn(model: DiffusionModel, train: nelbo.Images, setting: Setting) -> Learned:
     """Returns a schedule whose interior has descended the squared loss of the model as it is (appendix I.2)."""
     fixed = model.noise_schedule
     learned = Learned(fixed.gamma_0.item(), fixed.gamma_1.item(), setting.n_units, learned_ends=False)
@@ -136,7 +140,9 @@ def learn(model: VDM, train: nelbo.Images, setting: Setting) -> Learned:
 
 
 @torch.no_grad()
-def error_table(model: VDM, test: nelbo.Images, setting: Setting) -> tuple[Float[Tensor, " g"], Float[Tensor, "n g"]]:
+def error_table(
+    model: DiffusionModel, test: nelbo.Images, setting: Setting
+) -> tuple[Float[Tensor, " g"], Float[Tensor, "n g"]]:
     """Returns evenly spaced gammas and the squared error of each image at each, every one with its own noise."""
     ends = model.noise_schedule.gamma_0.item(), model.noise_schedule.gamma_1.item()
     gammas = torch.linspace(*ends, setting.n_gammas, dtype=torch.float64)
@@ -151,7 +157,7 @@ def error_table(model: VDM, test: nelbo.Images, setting: Setting) -> tuple[Float
 
 @torch.no_grad()
 def direct_estimates(
-    model: VDM, test: nelbo.Images, schedule: NoiseSchedule, setting: Setting
+    model: DiffusionModel, test: nelbo.Images, schedule: NoiseSchedule, setting: Setting
 ) -> Float[Tensor, "batches b"]:
     """Returns one estimate of the bound for each of many images, in batches with low-discrepancy times."""
     fixed, model.noise_schedule = model.noise_schedule, schedule.to(model.device)

@@ -21,7 +21,7 @@ from nelbo.atomic import new_file
 from nelbo.bound import bound
 from nelbo.draws import evaluation_draws, evaluation_times, to_device
 from nelbo.evaluation import standard_error
-from nelbo.model import VDM
+from nelbo.model import DiffusionModel
 from nelbo.precision import autocast, fastest_precision, set_precision
 
 STEPS = (10, 100, 250, 500, 1000, 10_000, None)
@@ -29,7 +29,7 @@ BATCH = 128
 
 
 @torch.no_grad()
-def bounds(model: VDM, images: nelbo.Images, seed: int) -> Float[Tensor, "t n"]:
+def bounds(model: DiffusionModel, images: nelbo.Images, seed: int) -> Float[Tensor, "t n"]:
     """Returns the bound of each image in bits per dimension for each number of steps, on common draws."""
     precision = fastest_precision(model.device)
     set_precision(model.eval(), model.device, precision)

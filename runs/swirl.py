@@ -31,7 +31,7 @@ from nelbo.model_config import DECODERS
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding
 from nelbo.noise_schedule import Linear, NoiseSchedule
 from nelbo.randomness import generator, normal, uniform
-from nelbo.reverse import KERNELS
+from nelbo.reverse import FIXED_KERNELS
 from nelbo.sampling import sample
 from nelbo.train.objective import Objective
 
@@ -53,7 +53,7 @@ class SwirlModel(DiffusionModel):
     def __init__(self, n_hidden: int = 128, n_units: int = 128) -> None:
         super().__init__()
         self.noise_schedule: NoiseSchedule = Learned(*ENDS, n_units)
-        self.decoder, self.reverse = DECODERS["softmax"], KERNELS["posterior"]
+        self.decoder, self.reverse = DECODERS["softmax"], FIXED_KERNELS["posterior"]
         self.fourier, n_embedding = tuple(range(8)), 32
         self.first = nn.Linear(2 * (1 + 2 * len(self.fourier)) + n_embedding, n_hidden)
         self.second, self.last = nn.Linear(n_hidden, n_hidden), nn.Linear(n_hidden, 2)

@@ -11,7 +11,7 @@ from nelbo.draws import training_draws
 from nelbo.learned_schedule import Learned, fork, join
 from nelbo.model import VDM, DiffusionModel
 from nelbo.model_config import DECODERS
-from nelbo.reverse import KERNELS
+from nelbo.reverse import FIXED_KERNELS
 from nelbo.train.loop import Trainer
 from nelbo.train.objective import Objective
 
@@ -22,7 +22,7 @@ class Tiny(DiffusionModel):
     """A denoiser in float64 that depends on the latent and on gamma, and counts how often it runs each way."""
 
     image_shape, gammas = (1, 2, 2), None
-    decoder, reverse = DECODERS["softmax"], KERNELS["posterior"]
+    decoder, reverse = DECODERS["softmax"], FIXED_KERNELS["posterior"]
 
     def __init__(self, noise_schedule):
         super().__init__()

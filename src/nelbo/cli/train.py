@@ -88,7 +88,7 @@ def _start(finetune: str | None) -> "VDM | None":
     """Returns the model to fine-tune, if one is named."""
     if finetune is None:
         return None
-    from nelbo.pretrained import load
+    from nelbo.interop.any_model import load
     from nelbo.train.finetune import trainable
 
     return trainable(load(finetune), finetune)
@@ -111,4 +111,6 @@ def _steps_setting(steps: str | None) -> list[str]:
     if steps is None:
         return []
     n_steps = parse_steps(steps)
+    if isinstance(n_steps, Path):
+        raise NelboError(f"--steps of training is a number of steps from 1 on, or inf, got the file {steps}")
     return ["n_steps=null" if n_steps is None else f"n_steps={n_steps}"]

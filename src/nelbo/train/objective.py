@@ -47,4 +47,4 @@ class Objective(nn.Module):
     def _of_the_ends(self, images: UInt8[Tensor, "b c h w"], draws: Draws) -> Float[Tensor, " b"]:
         """Returns the terms that depend on nothing learned but the schedule's ends."""
         prior = prior_kl(to_unit(images), self.model.noise_schedule.gamma_1)
-        return to_bpd(prior + reconstruction(self.model, images, draws.eps_0), self.model.n_dims)
+        return to_bpd(prior + reconstruction(self.model, images, draws.eps_0, self.n_steps), self.model.n_dims)
