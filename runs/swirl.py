@@ -47,7 +47,6 @@ class SwirlModel(DiffusionModel):
         n_units: Sigmoids of the learned noise schedule.
     """
 
-    gammas = None
     image_shape = (2, 1, 1)
 
     def __init__(self, n_hidden: int = 128, n_units: int = 128) -> None:

@@ -21,7 +21,7 @@ N = 6
 class Tiny(DiffusionModel):
     """A denoiser in float64 that depends on the latent and on gamma, and counts how often it runs each way."""
 
-    image_shape, gammas = (1, 2, 2), None
+    image_shape = (1, 2, 2)
     decoder, reverse = DECODERS["softmax"], FIXED_KERNELS["posterior"]
 
     def __init__(self, noise_schedule):
