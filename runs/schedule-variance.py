@@ -149,7 +149,7 @@ def error_table(
     chosen = generator("table images").permutation(len(test))[: setting.n_images]
     rows = []
     for index in tqdm(chosen, desc="table of errors", disable=None):
-        x = to_unit(test.read([index])).expand(setting.n_gammas, *model.image_shape)
+        x = to_unit(test.read([int(index)])).expand(setting.n_gammas, *model.image_shape)
         eps = normal(tuple(x.shape), "table noise", int(index))
         rows.append(squared_error(model, x.to(model.device), eps.to(model.device), gammas.to(model.device)).cpu())
     return gammas, torch.stack(rows)
@@ -234,13 +234,13 @@ def draw(
     """Draws gamma(t), and the mean loss over t with the band that holds the middle 80 % of images."""
     figure, (left, right) = panels(2, 5.0)
     bpd = 0.5 * errors / (n_dims * math.log(2))
-    low, high = bpd.quantile(0.1, dim=0), bpd.quantile(0.9, dim=0)
     for name, schedule in schedules.items():
         t = schedule.inverse(gammas)
         slopes = schedule.derivative(t)
-        (line,) = left.plot(t, gammas, label=name, linestyle=":" if "optimum" in name else "-")
-        right.plot(t, slopes * bpd.mean(0), label=name, color=line.get_color(), linestyle=line.get_linestyle())
-        right.fill_between(t, slopes * low, slopes * high, color=line.get_color(), alpha=0.1)
+        mean, low, high = (slopes * loss for loss in (bpd.mean(0), bpd.quantile(0.1, dim=0), bpd.quantile(0.9, dim=0)))
+        (line,) = left.plot(t.numpy(), gammas.numpy(), label=name, linestyle=":" if "optimum" in name else "-")
+        right.plot(t.numpy(), mean.numpy(), label=name, color=line.get_color(), linestyle=line.get_linestyle())
+        right.fill_between(t.numpy(), low.numpy(), high.numpy(), color=line.get_color(), alpha=0.1)
     left.set(xlabel="t", ylabel="gamma", title="noise schedules with equal ends")
     right.set(xlabel="t", ylabel="bits per dimension", yscale="log", ylim=(0.1, None), title="diffusion loss at time t")
     left.legend()
