@@ -35,8 +35,8 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule decoder exit exit_fit reverse bound prediction weighting respecified "
-        "dequantisation",
+        "gaussian basis noise_schedule learned_schedule schedule_variance decoder exit exit_fit reverse bound "
+        "prediction weighting respecified dequantisation",
         "errors",
         outside="torch jaxtyping",
     ),

@@ -189,7 +189,17 @@ def continuous_diffusion(
     eps: Float[Tensor, "b *chw"],
 ) -> Float[Tensor, " b"]:
     r"""Returns :math:`\tfrac12 \gamma'(t) \|\epsilon - \hat\epsilon\|^2` at t = u, the estimate of eq. 17, in nats."""
-    gamma, slope = model.noise_schedule(u), model.noise_schedule.derivative(u)
+    return diffusion_at(model, x, eps, model.noise_schedule(u), model.noise_schedule.derivative(u))
+
+
+def diffusion_at(
+    model: BoundedModel,
+    x: Float[Tensor, "b *chw"],
+    eps: Float[Tensor, "b *chw"],
+    gamma: Float[Tensor, " b"],
+    slope: Float[Tensor, " b"],
+) -> Float[Tensor, " b"]:
+    r"""Returns :math:`\tfrac12 \gamma'(t) \|\epsilon - \hat\epsilon\|^2` in nats, given gamma and gamma' at t."""
     return 0.5 * slope * squared_error(model, x, eps, gamma)
 
 

@@ -62,8 +62,17 @@ class DiffusionModel(nn.Module, ABC):
             labels: The class of each image, for a class-conditional model.
         """
 
-    def given(self, labels: Int64[Tensor, " b"] | None) -> "DiffusionModel | Given":
-        """Returns the model of images of given classes, which needs no further labels; itself where there are none."""
+    def given(
+        self, labels: Int64[Tensor, " b"] | None, codes: Int64[Tensor, "b k"] | None = None
+    ) -> "DiffusionModel | Given":
+        """Returns the model of images of which this is known, which needs no further arguments; itself for nothing.
+
+        Args:
+            labels: The class of each image, for a class-conditional model.
+            codes: How each image was transformed, see :mod:`nelbo.augmentation`; None for images as they are.
+        """
+        if codes is not None:
+            return Given(self, (labels, codes))
         return self if labels is None else Given(self, (labels,))
 
     def denoise_with_range(
@@ -235,17 +244,6 @@ class VDM(DiffusionModel):
         self.net = config.build_net()
         self.decoder = DECODERS[config.decoder]
         self.reverse = FIXED_KERNELS[config.reverse]
-
-    def given(
-        self, labels: Int64[Tensor, " b"] | None, codes: Int64[Tensor, "b k"] | None = None
-    ) -> DiffusionModel | Given:
-        """Returns the model of images of given classes that were transformed in a given way.
-
-        Args:
-            labels: The class of each image, for a class-conditional model.
-            codes: How each image was transformed, see :mod:`nelbo.augmentation`; None for images as they are.
-        """
-        return self if labels is None and codes is None else Given(self, (labels, codes))
 
     def denoise(
         self,

@@ -18,9 +18,10 @@ from torch import nn
 from nelbo.augmentation import AUGMENTATIONS, misfit
 from nelbo.decoder import Decoder, DiscretisedGaussian, Softmax
 from nelbo.errors import NelboError
+from nelbo.learned_schedule import Learned
 from nelbo.nets.unet import UNet
 from nelbo.nets.unet_multiscale import UNetMultiscale
-from nelbo.noise_schedule import Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
+from nelbo.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 
 DECODERS: dict[str, Decoder] = {"softmax": Softmax(), "discretised_gaussian": DiscretisedGaussian()}
 
@@ -64,6 +65,34 @@ class CosineConfig(Frozen):
     def build(self) -> NoiseSchedule:
         """Returns the schedule."""
         return Cosine(self.gamma_0, self.gamma_1)
+
+
+class BetaLinearConfig(Frozen):
+    """The rate of diffusion linear in t."""
+
+    type: Literal["beta_linear"] = "beta_linear"
+    gamma_0: float = -13.3
+    gamma_1: float = 5.0
+    beta_0: float = 0.1
+    beta_1: float = 20.0
+
+    def build(self) -> NoiseSchedule:
+        """Returns the schedule."""
+        return BetaLinear(self.gamma_0, self.gamma_1, self.beta_0, self.beta_1)
+
+
+class LearnedConfig(Frozen):
+    """The paper's monotone network between two ends."""
+
+    type: Literal["learned"] = "learned"
+    gamma_0: float = -13.3
+    gamma_1: float = 5.0
+    n_units: int = Field(default=1024, ge=1)
+    learned_ends: bool = True
+
+    def build(self) -> NoiseSchedule:
+        """Returns the schedule at its initialisation."""
+        return Learned(self.gamma_0, self.gamma_1, self.n_units, self.learned_ends)
 
 
 class TableConfig(Frozen):
@@ -129,7 +158,8 @@ class UNetMultiscaleConfig(Frozen):
 
 NetConfig = Annotated[UNetConfig | UNetMultiscaleConfig, Field(discriminator="type")]
 NoiseScheduleConfig = Annotated[
-    LinearConfig | CosineConfig | TableConfig | MonotoneNetworkConfig, Field(discriminator="type")
+    LinearConfig | CosineConfig | BetaLinearConfig | TableConfig | LearnedConfig | MonotoneNetworkConfig,
+    Field(discriminator="type"),
 ]
 
 

@@ -35,9 +35,24 @@ class NoiseSchedule(nn.Module, ABC):
         r"""Returns :math:`\gamma'(t) = \mathrm d\gamma / \mathrm d t` (a Jacobian-vector product; it compiles)."""
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
-    @torch.no_grad()
     def inverse(self, gamma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Returns the time at which the schedule reaches ``gamma``, by bisection; 0 or 1 beyond its ends."""
+        r"""Returns the time at which the schedule reaches ``gamma``, by bisection; 0 or 1 beyond its ends.
+
+        Its gradient is that of the implicit function :math:`\gamma_\theta(t) = \gamma`, and 0 beyond the ends:
+
+        .. math:: \frac{\partial t}{\partial \gamma} = \frac{1}{\gamma_\theta'(t)}, \qquad
+                  \frac{\partial t}{\partial \theta} = -\frac{\partial_\theta \gamma_\theta(t)}{\gamma_\theta'(t)}
+        """
+        t = self._bisect(gamma)
+        residual = gamma - self(t)
+        if not residual.requires_grad:
+            return t
+        inside = (gamma > self.gamma_0) & (gamma < self.gamma_1)
+        moved = (residual - residual.detach()) / self.derivative(t).detach()
+        return t + torch.where(inside, moved, torch.zeros_like(moved))
+
+    @torch.no_grad()
+    def _bisect(self, gamma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
@@ -64,6 +79,17 @@ class NoiseSchedule(nn.Module, ABC):
         """Whether training moves the schedule."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    @property
+    def moves_its_ends(self) -> bool:
+        """Whether training moves gamma_0 or gamma_1."""
+        inside = {id(parameter) for parameter in self.interior}
+        return any(p.requires_grad and id(p) not in inside for p in self.parameters())
+
+    @property
+    def interior(self) -> list[nn.Parameter]:
+        """The parameters that shape the schedule between its ends and leave these alone; none, unless learned so."""
+        return []
+
     def _time(self, t: float) -> Float[Tensor, ""]:
         device = next((tensor.device for tensor in [*self.parameters(), *self.buffers()]), None)
         return torch.tensor(t, dtype=torch.float64, device=device)
@@ -85,7 +111,7 @@ class Linear(NoiseSchedule):
 
     def __init__(self, gamma_0: float, gamma_1: float, learned: bool = False) -> None:
         super().__init__()
-        _check_ends(gamma_0, gamma_1)
+        check_ends(gamma_0, gamma_1)
         self.start = _scalar(gamma_0, learned)
         self.width = _scalar(gamma_1 - gamma_0, learned)
 
@@ -116,13 +142,59 @@ class Cosine(NoiseSchedule):
 
     def __init__(self, gamma_0: float, gamma_1: float) -> None:
         super().__init__()
-        _check_ends(gamma_0, gamma_1)
+        check_ends(gamma_0, gamma_1)
         self.register_buffer("start", torch.tensor(math.atan(math.exp(gamma_0 / 2)), dtype=torch.float64))
         self.register_buffer("end", torch.tensor(math.atan(math.exp(gamma_1 / 2)), dtype=torch.float64))
 
     def forward(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Returns gamma at each time."""
         return 2 * torch.log(torch.tan(self.start + (self.end - self.start) * t))
+
+
+class BetaLinear(NoiseSchedule):
+    r"""DDPM's beta-linear schedule in continuous time, cut to the given ends.
+
+    .. math:: \gamma = \log\mathrm{expm1}(B(\tau)), \qquad B(\tau) = -\log\alpha^2
+              = \beta_0 \tau + \tfrac12 (\beta_1 - \beta_0)\, \tau^2
+
+    with :math:`\tau` linear in t between the times at which :math:`\gamma` is ``gamma_0`` and ``gamma_1``.
+
+    Args:
+        gamma_0: Gamma at t = 0.
+        gamma_1: Gamma at t = 1, above ``gamma_0``.
+        beta_0: The rate of diffusion at :math:`\tau = 0`; DDPM's 0.0001 a step, 1000 steps a unit of time.
+        beta_1: The rate of diffusion at :math:`\tau = 1`; DDPM's 0.02 a step. It may go on rising beyond.
+
+    Raises:
+        NelboError: If the ends do not increase, or the rates are not positive and increasing.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), section 4. https://arxiv.org/abs/2006.11239
+        Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 32. https://arxiv.org/abs/2011.13456
+    """
+
+    start: Tensor
+    end: Tensor
+
+    def __init__(self, gamma_0: float, gamma_1: float, beta_0: float = 0.1, beta_1: float = 20.0) -> None:
+        super().__init__()
+        check_ends(gamma_0, gamma_1)
+        if not 0 < beta_0 < beta_1 < math.inf:
+            raise NelboError(f"the rates of diffusion are positive and increase, got beta_0 = {beta_0}, {beta_1 = }")
+        self.beta_0, self.rise = beta_0, beta_1 - beta_0
+        self.register_buffer("start", self._tau(gamma_0))
+        self.register_buffer("end", self._tau(gamma_1))
+
+    def forward(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Returns gamma at each time."""
+        tau = self.start + (self.end - self.start) * t
+        decay = tau * (self.beta_0 + 0.5 * self.rise * tau)
+        return decay + torch.log(-torch.expm1(-decay))
+
+    def _tau(self, gamma: float) -> Float[Tensor, ""]:
+        """Returns the time at which the uncut schedule reaches gamma, the positive root of a quadratic."""
+        decay = torch.nn.functional.softplus(torch.tensor(gamma, dtype=torch.float64))
+        return 2 * decay / (self.beta_0 + torch.sqrt(self.beta_0**2 + 2 * self.rise * decay))
 
 
 class Table(NoiseSchedule):
@@ -168,7 +240,7 @@ class MonotoneNetwork(NoiseSchedule):
 
     def __init__(self, gamma_0: float, gamma_1: float, n_units: int = 1024) -> None:
         super().__init__()
-        _check_ends(gamma_0, gamma_1)
+        check_ends(gamma_0, gamma_1)
         self.start = _scalar(gamma_0, learned=True)
         self.width = _scalar(gamma_1 - gamma_0, learned=True)
         self.slopes = nn.Parameter(0.01 * torch.randn(n_units, dtype=torch.float64))
@@ -186,7 +258,8 @@ def _scalar(value: float, learned: bool) -> nn.Parameter:
     return nn.Parameter(torch.tensor(value, dtype=torch.float64), requires_grad=learned)
 
 
-def _check_ends(gamma_0: float, gamma_1: float) -> None:
+def check_ends(gamma_0: float, gamma_1: float) -> None:
+    """Raises NelboError unless the ends are finite and increase."""
     if not -math.inf < gamma_0 < gamma_1 < math.inf:
         raise NelboError(
             f"a noise schedule increases between finite ends: gamma_0 = {gamma_0} must lie below gamma_1 = {gamma_1}"

@@ -54,7 +54,6 @@ def test_help_exits_with_0_and_explains(arguments, capsys):
         [],
         ["nosuch"],
         ["--nosuch"],
-        ["train"],
         ["eval"],
         ["eval", "model"],
         ["sample", "model"],

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nelbo.errors import NelboError
-from nelbo.noise_schedule import Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
+from nelbo.learned_schedule import Learned
+from nelbo.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 
 
 def uneven_table(gamma_0: float, gamma_1: float) -> Table:
@@ -26,19 +27,34 @@ def curved_network(gamma_0: float, gamma_1: float) -> MonotoneNetwork:
     return network
 
 
+def bent_network(gamma_0: float, gamma_1: float) -> Learned:
+    """Returns a learned schedule as training might leave it, with jumps and plateaus."""
+    rng = torch.Generator().manual_seed(0)
+    schedule = Learned(gamma_0, gamma_1, n_units=16)
+    with torch.no_grad():
+        schedule.log_slope.fill_(-3.0)
+        for parameter in schedule.interior[1:]:
+            parameter.add_(torch.randn(16, generator=rng, dtype=torch.float64))
+    return schedule
+
+
 SCHEDULES: dict[str, Callable[[float, float], NoiseSchedule]] = {
     "linear": Linear,
     "linear_learned": lambda gamma_0, gamma_1: Linear(gamma_0, gamma_1, learned=True),
     "cosine": Cosine,
+    "beta_linear": BetaLinear,
     "table": uneven_table,
+    "learned": bent_network,
+    "learned_fixed_ends": lambda gamma_0, gamma_1: Learned(gamma_0, gamma_1, n_units=6, learned_ends=False),
     "monotone_network": curved_network,
 }
-LEARNED = ["linear_learned", "monotone_network"]
+LEARNED = ["linear_learned", "learned", "learned_fixed_ends", "monotone_network"]
 DRIFTING = ["monotone_network"]  # Its ends are wherever its weights put them.
 
 every = pytest.mark.parametrize("name", SCHEDULES)
 ends = st.tuples(st.floats(-20, 0), st.floats(0.5, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 few = settings(max_examples=20)
+fewer = settings(max_examples=5)  # Where each example is a bisection.
 
 
 def times(n: int) -> torch.Tensor:
@@ -74,7 +90,7 @@ def test_a_grid_of_n_steps_has_its_points_at_the_multiples_of_one_nth(name, ends
 
 
 @every
-@few
+@fewer
 @given(ends)
 def test_inverts_both_ways(name, ends):
     schedule = SCHEDULES[name](*ends)
@@ -114,17 +130,19 @@ def test_any_shape_of_times_is_answered_one_by_one(name, method):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("method", ["forward", "derivative"])
+@pytest.mark.parametrize("method", ["forward", "derivative", "inverse"])
 def test_gradients_with_respect_to_parameters_are_finite_differences(name, method):
-    """Training the schedule goes through both: the denoiser reads gamma, the loss is weighted by gamma'."""
-    schedule, t, h = SCHEDULES[name](-13.3, 5.0), times(8), 1e-6
+    """Training the schedule goes through gamma, which the denoiser reads, and gamma', which weighs the loss."""
+    schedule, h = SCHEDULES[name](-13.3, 5.0), 1e-6
     rng = torch.Generator().manual_seed(1)
-    start = {key: parameter.detach().clone() for key, parameter in schedule.named_parameters()}
-    direction = {key: torch.randn(value.shape, generator=rng, dtype=torch.float64) for key, value in start.items()}
+    moved = {key: p.detach().clone() for key, p in schedule.named_parameters() if p.requires_grad}
+    direction = {key: torch.randn(value.shape, generator=rng, dtype=torch.float64) for key, value in moved.items()}
+    ends = schedule.gamma_0.item(), schedule.gamma_1.item()
+    at = torch.linspace(*ends, 12, dtype=torch.float64)[1:-1] if method == "inverse" else times(8)
 
     def along(step: float) -> torch.Tensor:
-        schedule.load_state_dict({key: value + step * direction[key] for key, value in start.items()})
-        return getattr(schedule, method)(t).sin().sum()
+        schedule.load_state_dict({key: p + step * direction[key] for key, p in moved.items()}, strict=False)
+        return getattr(schedule, method)(at).sin().sum()
 
     difference = (along(h) - along(-h)).detach() / (2 * h)
     along(0.0).backward()
@@ -135,10 +153,52 @@ def test_gradients_with_respect_to_parameters_are_finite_differences(name, metho
 
 @every
 def test_it_is_learned_exactly_if_it_has_parameters_that_move(name):
-    assert SCHEDULES[name](-13.3, 5.0).is_learned == (name in LEARNED)
+    schedule = SCHEDULES[name](-13.3, 5.0)
+    assert schedule.is_learned == (name in LEARNED)
+    assert schedule.moves_its_ends == (name in LEARNED and name != "learned_fixed_ends")
 
 
-@pytest.mark.parametrize("make", [Linear, Cosine, MonotoneNetwork])
+@every
+@fewer
+@given(ends)
+def test_the_inverse_has_the_gradient_of_the_implicit_function(name, ends):
+    """Beyond the ends the inverse is 0 or 1, a constant."""
+    schedule, t = SCHEDULES[name](*ends), (times(64)[:-1] + times(64)[1:]) / 2
+    beyond = torch.tensor([schedule.gamma_0.item() - 1, schedule.gamma_1.item() + 1], dtype=torch.float64)
+    gamma = torch.cat([schedule(t).detach(), beyond]).requires_grad_()
+    (slope,) = torch.autograd.grad(schedule.inverse(gamma).sum(), gamma)
+    torch.testing.assert_close(slope[:-2], 1 / schedule.derivative(t).detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(slope[-2:], torch.zeros(2, dtype=torch.float64), rtol=0, atol=0)
+
+
+def test_the_inverse_of_a_line_has_the_gradient_of_its_closed_form():
+    schedule = Linear(-13.3, 5.0, learned=True)
+    gamma = torch.linspace(-13, 4.5, 9, dtype=torch.float64).requires_grad_()
+    inputs = (gamma, schedule.start, schedule.width)
+    closed = (gamma - schedule.start) / schedule.width
+    expected = torch.autograd.grad(closed.sin().sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(schedule.inverse(gamma).sin().sum(), inputs), expected)
+
+
+def test_beta_linear_is_ddpms_schedule():
+    """The last of DDPM's 1000 betas is reached at t = 1; in continuous time its sums become integrals."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    log_alpha_2 = torch.log1p(-betas).cumsum(0)
+    gamma = torch.log(torch.expm1(-log_alpha_2))
+    schedule = BetaLinear(gamma[0].item(), gamma[-1].item())
+    torch.testing.assert_close(schedule.grid(999)[100:], gamma[100:], rtol=0, atol=0.02)
+
+
+def test_the_ends_of_a_learned_schedule_do_not_depend_on_its_interior():
+    schedule = bent_network(-13.3, 5.0)
+    gradients = torch.autograd.grad(schedule.gamma_0 + schedule.gamma_1, schedule.interior, allow_unused=True)
+    assert gradients == (None,) * 4
+    ends = torch.stack([schedule.gamma_0, schedule.gamma_1])
+    torch.testing.assert_close(schedule(times(1)), ends, rtol=0, atol=0)
+    assert [name for name, schedule in SCHEDULES.items() if schedule(-13.3, 5.0).interior] == LEARNED[1:3]
+
+
+@pytest.mark.parametrize("make", [Linear, Cosine, BetaLinear, Learned, MonotoneNetwork])
 @pytest.mark.parametrize(
     "ends",
     [(5.0, -13.3), (1.0, 1.0), (math.nan, 5.0), (-13.3, math.nan), (-math.inf, 5.0), (-13.3, math.inf)],
@@ -146,6 +206,12 @@ def test_it_is_learned_exactly_if_it_has_parameters_that_move(name):
 def test_ends_that_do_not_increase_are_refused(make, ends):
     with pytest.raises(NelboError, match="increases"):
         make(*ends)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1.0)])
+def test_rates_of_diffusion_that_do_not_rise_are_refused(rates):
+    with pytest.raises(NelboError, match="rates of diffusion are positive and increase"):
+        BetaLinear(-13.3, 5.0, *rates)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def number(text, line):
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("cifar10", 30.58), ("cifar10-aug", 139.28), ("imagenet32", 122.14), ("imagenet64", 237.60)],
+    [("cifar10", 30.58), ("cifar10-aug", 139.29), ("imagenet32", 122.14), ("imagenet64", 237.60)],
 )
 def test_the_published_presets_have_the_published_size(name, millions):
     assert round(n_parameters(preset(name)) / 1e6, 2) == millions

@@ -88,6 +88,22 @@ def test_torchrun_with_two_processes_equals_one_process(settings, tmp_path, comm
     assert (two / "config.json").read_bytes() == (one / "config.json").read_bytes()
 
 
+def test_two_processes_learn_the_schedule_that_one_learns(tmp_path, command, start_two):
+    """The interior descends the mean of squared losses over the whole batch, wherever its images are."""
+    schedule = '{"type": "learned", "gamma_0": -7, "gamma_1": 5, "n_units": 8}'
+    settings = (EXACT, f"model.noise_schedule={schedule}", "interior_rate=10", "n_images=80")
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes, said = start_two(command(two, *settings, log=1, checkpoint=5, evaluate=100))
+    main(command(one, *settings, log=1, checkpoint=5, evaluate=100))
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0, said()
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
+    learned = [{k: w for k, w in latest(f)["model"].items() if k.startswith("noise_schedule")} for f in (one, two)]
+    assert float((learned[0]["noise_schedule.log_heights"]).abs().min()) > 1e-3  # All of them have moved from 0.
+    torch.testing.assert_close(learned[1], learned[0], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_two_processes_killed_and_started_again_equal_two_left_alone(tmp_path, command, start_two):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -40,5 +40,10 @@ def card(trainer: Trainer, test: Images | None, result: Evaluation | None) -> st
         n_parameters=sum(p.numel() for p in trainer.model.parameters()),
         n_test=result.n_images if result else 0,
         test=Path(test.name).name if test else "a test set",
-        bound=f"{result.bpd:.4f} ± {result.standard_error:.4f} bpd, continuous time" if result else "not measured",
+        bound=_bound(result) if result else "not measured",
     )
+
+
+def _bound(result: Evaluation) -> str:
+    time = "continuous time" if result.n_steps is None else f"T = {result.n_steps}"
+    return f"{result.bpd:.4f} ± {result.standard_error:.4f} bpd, {time}"

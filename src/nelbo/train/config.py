@@ -31,6 +31,8 @@ class TrainConfig(Frozen):
         n_images: Training images to see in all, repeats included.
         batch_size: Images a step, over all processes.
         learning_rate: Peak learning rate of AdamW.
+        interior_rate: Learning rate of a learned noise schedule's interior, over ``learning_rate``; a schedule is
+            learned in fewer steps than a network.
         decay: What the learning rate does after the warm-up: stay, or fall to zero along a cosine.
         warmup_images: Images over which the learning rate rises linearly from zero.
         betas: Decay rates of AdamW's moments.
@@ -50,6 +52,7 @@ class TrainConfig(Frozen):
     n_images: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
+    interior_rate: float = Field(default=1.0, gt=0)
     decay: Literal["constant", "cosine"] = "constant"
     warmup_images: int = Field(default=12800, ge=0)
     betas: tuple[_Rate, _Rate] = (0.9, 0.99)

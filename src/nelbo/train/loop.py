@@ -27,6 +27,7 @@ from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
+from nelbo.train.finetune import take_over
 from nelbo.train.objective import Objective
 from nelbo.train.weighted import WeightedObjective
 
@@ -60,19 +61,26 @@ class Trainer:
         data: The images to train on.
         world: This process.
         compiled: Whether to compile the objective.
+        start: A model whose weights to begin with; None for new ones.
     """
 
-    def __init__(self, config: TrainConfig, data: Images, world: World, compiled: bool = False) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Images, world: World, compiled: bool = False, start: VDM | None = None
+    ) -> None:
         self.config, self.data, self.world = config, data, world
         self.precision: Precision = resolve_precision(config.precision, world.device)
         torch.manual_seed(_torch_seed("initial weights", config.seed))
         self.model = VDM(config.model)
+        if start is not None:
+            take_over(self.model, start)
         set_precision(self.model, world.device, self.precision)
         self.average = WeightAverage(self.model, config.ema_rate)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = optimizer(self.model, config)
         objective = _objective(self.model, config)
         self.importance = objective.importance if isinstance(objective, WeightedObjective) else None
+        of_squares = objective.of_squares() if isinstance(objective, Objective) else []
+        self.clipped = [group for group in _split(self.parameters, of_squares) if group]
+        self.optimizer, self.rates = optimizer(self.model, config), rate_factors(self.model, config)
         self.objective = _wrapped(objective, world, compiled)
         self.step = 0
         self.seconds = 0.0
@@ -89,14 +97,9 @@ class Trainer:
         loss = self._loss()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        if not math.isfinite(norm):
-            raise NelboError(
-                f"training diverged at step {self.step} (gradient norm {norm.item()}): lower learning_rate or "
-                "clip_norm; the last checkpoint is untouched"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
+        self._clip()
+        for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = learning_rate(self.config, self.step) * factor
         self.optimizer.step()
         if self.importance is not None:
             self.importance.update(self.world)
@@ -126,6 +129,16 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.importance is not None:
             self.importance.load_state_dict(state["importance"])
+
+    def _clip(self) -> None:
+        """Clips the gradient of each function that training descends, the bound and the mean square of its estimate."""
+        for parameters in self.clipped:
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+            if not math.isfinite(norm):
+                raise NelboError(
+                    f"training diverged at step {self.step} (gradient norm {norm.item()}): lower learning_rate or "
+                    "clip_norm; the last checkpoint is untouched"
+                )
 
     def _loss(self) -> torch.Tensor:
         config, world = self.config, self.world
@@ -188,13 +201,33 @@ def train(
 
 
 def optimizer(model: VDM, config: TrainConfig) -> torch.optim.AdamW:
-    """Returns AdamW over what training moves; the noise schedule's ends are no weights and do not decay."""
-    of_schedule = [p for p in model.noise_schedule.parameters() if p.requires_grad]
-    of_net = [p for p in model.net.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": of_net, "weight_decay": config.weight_decay}]
-    if of_schedule:
-        groups.append({"params": of_schedule, "weight_decay": 0.0})
+    """Returns AdamW over what training moves; the noise schedule's parameters are no weights and do not decay."""
+    of_net, of_ends, of_interior = _parts(model)
+    decays = (config.weight_decay, 0.0, 0.0)
+    groups = [
+        {"params": part, "weight_decay": decay}
+        for part, decay in zip((of_net, of_ends, of_interior), decays, strict=True)
+        if part
+    ]
     return torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
+
+
+def rate_factors(model: VDM, config: TrainConfig) -> list[float]:
+    """Returns how many times the learning rate each of the optimiser's groups moves at."""
+    return [factor for part, factor in zip(_parts(model), (1.0, 1.0, config.interior_rate), strict=True) if part]
+
+
+def _parts(model: VDM) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Returns what training moves of the network, of the noise schedule's ends, and of its interior."""
+    of_net = [p for p in model.net.parameters() if p.requires_grad]
+    of_schedule = [p for p in model.noise_schedule.parameters() if p.requires_grad]
+    of_ends, of_interior = _split(of_schedule, model.noise_schedule.interior)
+    return of_net, of_ends, of_interior
+
+
+def _split(parameters: list[nn.Parameter], apart: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    names = {id(p) for p in apart}
+    return [p for p in parameters if id(p) not in names], [p for p in parameters if id(p) in names]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -212,8 +245,7 @@ def _objective(model: VDM, config: TrainConfig) -> Objective | WeightedObjective
 
 
 def _wrapped(objective: nn.Module, world: World, compiled: bool) -> nn.Module:
-    # What the processes do not share, such as losses noted by each, must not be overwritten by the first one's.
-    module = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else objective
+    module: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
     if compiled:
         module.compile()
     return module

@@ -3,21 +3,25 @@
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo.bound import Draws, bound, diffusion, to_bpd
-from nelbo.model import VDM
+from nelbo.bound import BoundedModel, Draws, diffusion, diffusion_at, prior_kl, reconstruction, to_bpd
+from nelbo.decoder import to_unit
+from nelbo.learned_schedule import Learned, fork, join
+from nelbo.model import DiffusionModel
 
 
 class Objective(nn.Module):
     """The batch's mean bound in bits per dimension.
 
-    Where the noise schedule is fixed, the prior and the reconstruction depend on no weight and are left out.
+    Where the noise schedule's ends are fixed, the prior and the reconstruction depend on no weight and are left out.
+    The interior of a learned schedule does not change the bound of continuous time, and descends the mean of the
+    squared diffusion losses instead, up to a constant the variance of the estimate (appendix I.2 of the paper).
 
     Args:
         model: The model whose bound it is.
         n_steps: T of the chain, or None for continuous time.
     """
 
-    def __init__(self, model: VDM, n_steps: int | None) -> None:
+    def __init__(self, model: DiffusionModel, n_steps: int | None) -> None:
         super().__init__()
         self.model = model
         self.n_steps = n_steps
@@ -38,8 +42,23 @@ class Objective(nn.Module):
             codes: How each image was transformed; None for images as they are.
         """
         model = self.model.given(labels, codes)
-        if self.model.noise_schedule.is_learned:
-            nats = bound(model, images, draws, self.n_steps).total
-        else:
-            nats = diffusion(model, images, draws, self.n_steps)
-        return to_bpd(nats, self.model.n_dims).mean()
+        loss = self._diffusion(model, images, draws)
+        if self.model.noise_schedule.moves_its_ends:
+            loss = loss + self._of_the_ends(model, images, draws)
+        return loss.mean()
+
+    def of_squares(self) -> list[nn.Parameter]:
+        """Returns the parameters that receive the gradient of the mean square, not of the mean."""
+        return self.model.noise_schedule.interior if self.n_steps is None else []
+
+    def _diffusion(self, model: BoundedModel, images: UInt8[Tensor, "b c h w"], draws: Draws) -> Float[Tensor, " b"]:
+        schedule, n_dims = self.model.noise_schedule, self.model.n_dims
+        if self.n_steps is not None or not isinstance(schedule, Learned):
+            return to_bpd(diffusion(model, images, draws, self.n_steps), n_dims)
+        gamma, slope, token = fork(schedule, draws.u)
+        return join(to_bpd(diffusion_at(model, to_unit(images), draws.eps_t, gamma, slope), n_dims), token)
+
+    def _of_the_ends(self, model: BoundedModel, images: UInt8[Tensor, "b c h w"], draws: Draws) -> Float[Tensor, " b"]:
+        """Returns the terms that depend on nothing learned but the schedule's ends."""
+        prior = prior_kl(to_unit(images), self.model.noise_schedule.gamma_1)
+        return to_bpd(prior + reconstruction(model, images, draws.eps_0, self.n_steps), self.model.n_dims)

@@ -2,23 +2,38 @@
 
 The published runs have the networks, batches and lengths of the paper's appendix B and the optimiser of the official
 configurations: AdamW at 2e-4 with betas (0.9, 0.99) and weight decay 0.01, an average with rate 0.9999, gamma from
--13.3 to 5 with learned ends. What ``cifar10-aug`` lacks is the learned schedule.
+-13.3 to 5, a line with learned ends, or the learned network where the official configuration of the paper's run
+(``cifar10_aug_paper.py``) has one.
 """
 
 from nelbo.errors import NelboError
-from nelbo.model_config import LinearConfig, ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.model_config import (
+    LearnedConfig,
+    LinearConfig,
+    ModelConfig,
+    NoiseScheduleConfig,
+    UNetConfig,
+    UNetMultiscaleConfig,
+)
 from nelbo.train.config import TrainConfig
 
 _LEARNED_ENDS = LinearConfig(learned=True)
 
 
-def _published(size: int, net: UNetConfig, batch_size: int, n_updates: int, is_augmented: bool = False) -> TrainConfig:
+def _published(
+    size: int,
+    net: UNetConfig,
+    batch_size: int,
+    n_updates: int,
+    is_augmented: bool = False,
+    noise_schedule: NoiseScheduleConfig = _LEARNED_ENDS,
+) -> TrainConfig:
     """Returns a run of the paper on RGB images."""
     return TrainConfig(
         model=ModelConfig(
             image_shape=(3, size, size),
             net=net,
-            noise_schedule=_LEARNED_ENDS,
+            noise_schedule=noise_schedule,
             augment=("flip", "rotation", "channels") if is_augmented else (),
         ),
         batch_size=batch_size,
@@ -51,7 +66,9 @@ PRESETS: dict[str, TrainConfig] = {
         ema_rate=0.999,
     ),
     "cifar10": _published(32, UNetConfig(), 128, 10_000_000),
-    "cifar10-aug": _published(32, UNetConfig(n_channels=256, attention=True, dropout=0.05), 1024, 2_000_000, True),
+    "cifar10-aug": _published(
+        32, UNetConfig(n_channels=256, attention=True, dropout=0.05), 1024, 2_000_000, True, LearnedConfig()
+    ),
     "imagenet32": _published(32, UNetConfig(n_channels=256), 512, 2_000_000),
     "imagenet64": _published(64, UNetConfig(n_channels=256, n_blocks=64), 512, 2_000_000),
 }

@@ -21,6 +21,7 @@ from nelbo.atomic import new_file
 from nelbo.data.interface import Images, describe
 from nelbo.errors import NelboError
 from nelbo.evaluation import Evaluation, evaluate
+from nelbo.model import VDM
 from nelbo.pictures import save_grid
 from nelbo.precision import resolve_precision
 from nelbo.pretrained import save
@@ -30,6 +31,7 @@ from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig, differences
 from nelbo.train.cost import settings_fit
 from nelbo.train.distributed import World, join_world
+from nelbo.train.finetune import digest
 from nelbo.train.loop import Intervals, Trainer, train
 from nelbo.train.tracking import Metrics
 
@@ -47,6 +49,7 @@ class Run:
         folder: The run folder.
         intervals: How often it logs, checkpoints and evaluates.
         compiled: Whether to compile the training step.
+        start: The model that it fine-tunes; None to begin with new weights.
     """
 
     config: TrainConfig
@@ -55,6 +58,7 @@ class Run:
     folder: Path
     intervals: Intervals
     compiled: bool = False
+    start: VDM | None = None
 
     def go(self, device: str = "auto") -> bool:
         """Trains to the end, from where an earlier call stopped; returns whether it is complete.
@@ -75,7 +79,7 @@ class Run:
     def _trainer(self, world: World) -> Trainer:
         """Returns a trainer whose network has been seen to work."""
         with settings_fit(), torch.no_grad():
-            trainer = Trainer(self.config, self.data, world, self.compiled)
+            trainer = Trainer(self.config, self.data, world, self.compiled, self.start)
             z = torch.zeros(1, *self.config.model.image_shape, device=world.device)
             labels = torch.zeros(1, dtype=torch.int64, device=world.device) if self.config.model.n_classes else None
             trainer.average.model.denoise(z, torch.zeros(1, device=world.device), labels)
@@ -107,14 +111,15 @@ class Run:
             return train(trainer, checkpoints, self.intervals, on_log, on_evaluate, must_stop)
 
     def _evaluate(self, trainer: Trainer, metrics: Metrics, step: int) -> None:
-        """Measures the averaged model, draws samples from it, and writes it."""
+        """Measures the averaged model as it is trained, draws samples from it, and writes it."""
         model = trainer.average.model
         result: Evaluation | None = None
         if self.test is not None:
-            result = evaluate(model, self.test, precision=trainer.precision)
+            result = evaluate(model, self.test, self.config.n_steps, precision=trainer.precision)
             values = {"test_bpd": result.bpd, "test_standard_error": result.standard_error}
             metrics.write(step, step * self.config.batch_size, values)
-        images = sample(model, SAMPLE_STEPS, range(N_SAMPLES), precision=trainer.precision)
+        n_steps = min(self.config.n_steps or SAMPLE_STEPS, SAMPLE_STEPS)
+        images = sample(model, n_steps, range(N_SAMPLES), precision=trainer.precision)
         save_grid(images, self.folder / "samples" / f"{step:09d}.png")
         save(model, self.folder / "model", card(trainer, self.test, result))
 
@@ -122,6 +127,8 @@ class Run:
         """Returns what must not change between the calls of one run."""
         fields = self.config.model_dump(mode="json")
         fields["precision"] = resolve_precision(self.config.precision, world.device)
+        if self.start is not None:
+            fields["start"] = digest(self.start)
         return {**fields, "data": {"n_images": len(self.data), "shape": list(self.data.shape)}}
 
 
