@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nelbo.model import VDM as VDM
     from nelbo.model import DiffusionModel as DiffusionModel
     from nelbo.model_config import ModelConfig as ModelConfig
+    from nelbo.ode import ode_likelihood as ode_likelihood
     from nelbo.sampling import sample as sample
     from nelbo.time_schedule.errors import ErrorTable as ErrorTable
     from nelbo.time_schedule.gather import error_table as error_table
@@ -35,6 +36,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "from_callable": "interop.callable",
     "load": "interop.any_model",
+    "ode_likelihood": "ode",
     "open_images": "data.images",
     "optimal_schedules": "time_schedule.optimise",
     "sample": "sampling",

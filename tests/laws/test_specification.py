@@ -177,5 +177,6 @@ class Rescheduled:
 
     def __init__(self, model, noise_schedule):
         self.model, self.noise_schedule = model, noise_schedule
-        for name in ("decoder", "reverse", "specification", "gammas", "exit_std", "denoise", "denoise_with_range"):
-            setattr(self, name, getattr(model, name))
+        self.decoder, self.reverse, self.specification = model.decoder, model.reverse, model.specification
+        self.gammas, self.exit_std = model.gammas, model.exit_std
+        self.denoise, self.denoise_with_range = model.denoise, model.denoise_with_range
