@@ -123,6 +123,8 @@ def _settings() -> tuple[object, ...]:
         backends.cudnn.allow_tf32,
         backends.cuda.matmul.allow_tf32,
         torch.get_float32_matmul_precision(),
+        getattr(getattr(backends.mkldnn, "conv", None), "fp32_precision", None),
+        getattr(getattr(backends.mkldnn, "matmul", None), "fp32_precision", None),
     )
 
 

@@ -188,7 +188,8 @@ def _header(model: DiffusionModel, program: Program, n_limbs: int) -> Header:
 
 def model_sha256(model: DiffusionModel) -> str:
     """Returns the SHA-256 of a model's configuration and weights."""
-    config = model.config.model_dump_json() if isinstance(model, VDM) else type(model).__qualname__
+    # Without defaults, so that settings which later versions add change nothing.
+    config = model.config.model_dump_json(exclude_defaults=True) if isinstance(model, VDM) else ""
     return digest(config, model.state_dict())
 
 

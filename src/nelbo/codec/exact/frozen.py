@@ -117,6 +117,7 @@ class FrozenModel:
         executor: str = "auto",
     ) -> None:
         self.header, self.tensors = header, dict(tensors)
+        self._text = header.model_dump_json()
         self.level = lru_cache(maxsize=4096)(self._level)
         try:
             known = [self._known_answer(i, gamma) for i, gamma in enumerate(header.known_gammas)]
@@ -132,7 +133,7 @@ class FrozenModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides its answers, in hexadecimal digits."""
-        return digest(self.header.model_dump_json(), self.tensors)
+        return digest(self._text, self.tensors)
 
     def executor(self, n_images: int) -> str:
         """Returns the name of the executor that calls of so many images use here."""
@@ -173,7 +174,7 @@ class FrozenModel:
 
     def save(self, path: Path) -> None:
         """Writes the model to a file, whole or not at all."""
-        metadata = {_KEY: self.header.model_dump_json(), "sha256": self.fingerprint}
+        metadata = {_KEY: self._text, "sha256": self.fingerprint}
         with new_file(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary, metadata)
 
@@ -190,10 +191,13 @@ class FrozenModel:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
             raise NelboError(f"{path} is missing or damaged ({error}): freeze the model again") from None
-        header = _parse(metadata.get(_KEY), str(path))
-        if digest(header.model_dump_json(), tensors) != metadata.get("sha256"):
+        text = metadata.get(_KEY, "")
+        header = _parse(text, str(path))
+        if digest(text, tensors) != metadata.get("sha256"):
             raise NelboError(f"{path} is damaged: its contents do not have the SHA-256 it states; copy it again")
-        return cls(header, tensors, device, executor)
+        model = cls(header, tensors, device, executor)
+        model._text = text  # As the file has it: another version of nelbo may write the same header otherwise.
+        return model
 
     def _level(self, gamma: float) -> Level:
         return make_level(self.header.program.embedding, self.tensors, gamma)
@@ -222,8 +226,8 @@ def _rounded(numerator: Tensor, denominator: float) -> Integers:
     return (numerator / denominator + 0.5).floor()
 
 
-def _parse(text: str | None, source: str) -> Header:
-    if text is None:
+def _parse(text: str, source: str) -> Header:
+    if not text:
         raise NelboError(f"{source} is no frozen model: make one with nelbo freeze")
     try:
         return Header.model_validate_json(text)

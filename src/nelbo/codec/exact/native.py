@@ -66,7 +66,7 @@ class NativeExecutor:
         self._silu = tensors["table.silu"].numpy().astype(np.float32)
         operations = list(enumerate(program.operations))
         self._convs = {i: _Conv(i, op, tensors) for i, op in operations if isinstance(op, Conv)}
-        self._norms = {i: _Norm(i, op, tensors) for i, op in operations if isinstance(op, Norm)}
+        self._norms = {i: _Norm(i, op, tensors, self._reader(i)) for i, op in operations if isinstance(op, Norm)}
 
     def run(self, z: Integers, conditions: Conditions) -> Integers:
         """Returns the network's result for latents of one gamma."""
@@ -87,12 +87,10 @@ class NativeExecutor:
             case Features():
                 return _as_map(features(op, z, self._sine))
             case Conv():
-                source = sources[0]
-                if not isinstance(self.program.operations[op.source], Norm):
-                    source = self._convs[position].split(source)
-                return self._convs[position](source)
+                is_split = isinstance(self.program.operations[op.source], Norm)
+                return self._convs[position](sources[0] if is_split else self._convs[position].split(sources[0]))
             case Norm():
-                return self._norms[position](sources[0], conditions.get(position), self._silu, self._split_of(position))
+                return self._norms[position](sources[0], conditions.get(position), self._silu)
             case Attend():
                 return _as_map(attend(op, sources[0].images.double(), self._exp))
             case Add():
@@ -104,8 +102,8 @@ class NativeExecutor:
             case Unshuffle():
                 return _as_map(torch.pixel_unshuffle(sources[0].images, op.factor))
 
-    def _split_of(self, position: int) -> "_Conv":
-        """Returns the convolution that reads a norm's result."""
+    def _reader(self, position: int) -> "_Conv":
+        """Returns the convolution that reads a norm's result, in whose digits the norm writes it."""
         reader = self.program.reader(position)
         if reader not in self._convs:
             raise NelboError(f"operation {position} (norm) is read by something else than one convolution")
@@ -155,18 +153,18 @@ class _Conv:
 
 
 class _Norm:
-    """One norm, with the split that the convolution after it wants."""
+    """One norm, its result in the digits of the convolution that reads it."""
 
-    def __init__(self, position: int, op: Norm, tensors: Mapping[str, Tensor]) -> None:
-        self.op = op
+    def __init__(self, position: int, op: Norm, tensors: Mapping[str, Tensor], reader: _Conv) -> None:
+        self.op, self._reader = op, reader
         self._gain = tensors[f"{position}.gain"].double().numpy()
         self._offset = tensors[f"{position}.offset"].double().numpy()
         self._eps = op.eps * 4.0**FEATURE_BITS
         self._point = 2.0 ** (op.shift + (TABLE_BITS if op.silu else FEATURE_BITS) - GAIN_BITS)
 
-    def __call__(self, x: _Map, condition: Tensor | None, silu: np.ndarray, reader: _Conv) -> _Map:
+    def __call__(self, x: _Map, condition: Tensor | None, silu: np.ndarray) -> _Map:
         """Returns the digits of the normalised feature map."""
-        op, limbs = self.op, reader.limbs
+        op, limbs = self.op, self._reader.limbs
         before = np.zeros_like(self._gain)
         gain, offset = self._gain * 2.0**FEATURE_BITS, self._offset * 2.0**FEATURE_BITS
         if condition is not None and op.condition == "before":
@@ -191,7 +189,7 @@ class _Norm:
                 float(op.high),
                 op.silu,
                 silu,
-                reader.op.in_shift,
+                self._reader.op.in_shift,
                 limbs.count,
                 limbs.bits,
                 out,

@@ -145,7 +145,7 @@ class Quantiser:
         high = math.ceil(TABLE_HEADROOM * self.ranges[f"{position}.norm"] * 2**bits)
         shift = self._norm_shift(position, op, bits)
         op = op.model_copy(update={"shift": shift, "low": LOW_INDEX if op.silu else -high, "high": high})
-        limit = silu_limit(high) if op.silu else high
+        limit = _checked(position, silu_limit(high) if op.silu else high, FEATURE_BITS)
         return op, replace(self.values[op.source], bits=FEATURE_BITS, limit=limit)
 
     def _norm_shift(self, position: int, op: Norm, bits: int) -> int:
@@ -208,11 +208,8 @@ class Quantiser:
         return layer.shift
 
     def _stream_limit(self, position: int, bits: int) -> int:
-        """Returns the limit of a feature map; float32 must hold it."""
-        limit = math.ceil(STREAM_HEADROOM * self.ranges[f"{position}"] * 2**bits) + 1
-        if limit >= EXACT_FLOAT32:
-            raise NelboError(f"freeze: the result of operation {position} is as large as {limit >> (bits + 1)}")
-        return limit
+        """Returns the limit of a feature map."""
+        return _checked(position, math.ceil(STREAM_HEADROOM * self.ranges[f"{position}"] * 2**bits) + 1, bits)
 
     def _condition_limit(self, position: int, op: Norm) -> int:
         if op.condition == "none":
@@ -233,6 +230,13 @@ def conv_limit(limit: int, in_shift: int) -> int:
 def silu_limit(high: int) -> int:
     """Returns the limit of SiLU's values for arguments up to ``high`` in the table's format."""
     return max(high << (FEATURE_BITS - TABLE_BITS), 2**FEATURE_BITS)
+
+
+def _checked(position: int, limit: int, bits: int) -> int:
+    """Returns the limit of a result, if float32 holds it and the sum of two such exactly."""
+    if limit >= EXACT_FLOAT32 // 2:
+        raise NelboError(f"freeze: the result of operation {position} may reach {limit >> bits}, too large for float32")
+    return limit
 
 
 def _folded(value: _Value, factor: int | Fraction) -> _Value:
