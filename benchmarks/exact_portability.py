@@ -91,13 +91,15 @@ def prepare(folder: Path, model: str) -> None:
     torch.save((z * 2**18).round(), folder / "z.pt")
 
 
-def matrix(folder: Path, model: str, threads: tuple[int, ...] = (1, 2)) -> dict[str, dict[str, dict[str, str]]]:
-    """Returns the answers of every emulated processor and number of threads."""
-    return {
-        f"{name}, {n} thread{'s' * (n > 1)}": under(limits, n, folder, model)
-        for name, limits in LIMITS.items()
-        for n in threads
-    }
+def matrix(folder: Path, model: str) -> dict[str, dict[str, dict[str, str]]]:
+    """Prints and returns the answers of every emulated processor and number of threads."""
+    results = {}
+    for name, limits in LIMITS.items():
+        for n in (1, 2):
+            row = results[f"{name}, {n} thread{'s' * (n > 1)}"] = under(limits, n, folder, model)
+            cells = [f"{way}: {' '.join(digest[:6] for digest in found.values())}" for way, found in row.items()]
+            print(f"{name}, {n} thread(s)".ljust(22), *cells, sep="  ", flush=True)
+    return results
 
 
 def main() -> None:
@@ -115,9 +117,6 @@ def main() -> None:
         results = matrix(Path(name), options.model)
     ways = list(next(iter(results.values())))
     distinct = {way: {digest for row in results.values() for digest in row[way].values()} for way in ways}
-    for row, found in results.items():
-        cells = [" ".join(digest[:6] for digest in found[way].values()) for way in ways]
-        print(f"{row:22}", *(f"{way}: {cell}" for way, cell in zip(ways, cells, strict=True)), sep="  ")
     print({way: f"{len(found)} different answers" for way, found in distinct.items()})
     if options.out is not None:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
