@@ -10,15 +10,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
 from tempfile import TemporaryDirectory
+
+import torch
 
 LIMITS = {
     "as it is": {},
@@ -43,8 +40,6 @@ GAMMAS = (-13.3, 2.0)
 
 def answers(folder: Path, model: str) -> dict[str, dict[str, str]]:
     """Returns, for each way to run, a hash of its answers for each batch size."""
-    import torch
-
     from nelbo.codec.exact.frozen import FrozenModel
     from nelbo.pretrained import load
 
@@ -60,9 +55,7 @@ def answers(folder: Path, model: str) -> dict[str, dict[str, str]]:
     return {name: {str(n): _hash(run, z, n) for n in BATCHES} for name, run in runs.items()}
 
 
-def _hash(run: "Callable[..., torch.Tensor]", z: "torch.Tensor", n: int) -> str:
-    import torch
-
+def _hash(run: Callable[[torch.Tensor, float], torch.Tensor], z: torch.Tensor, n: int) -> str:
     parts = [torch.cat([run(part, gamma) for part in z.split(n)]) for gamma in GAMMAS]
     return sha256(torch.cat(parts).double().numpy().tobytes()).hexdigest()[:12]
 
@@ -79,8 +72,6 @@ def under(limits: dict[str, str], n_threads: int, folder: Path, model: str) -> d
 
 def prepare(folder: Path, model: str) -> None:
     """Freezes the model and draws latents."""
-    import torch
-
     from nelbo.codec.exact.freeze import choose_images, freeze
     from nelbo.pretrained import load
 

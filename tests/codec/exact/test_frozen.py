@@ -153,6 +153,7 @@ def test_latents_must_fit(frozen, latents):
 
 def test_the_price_is_that_of_the_measured_error(frozen):
     cost, ends = frozen.header.cost, frozen.header.gamma_1 - frozen.header.gamma_0
+    assert cost is not None
     assert cost.bpd == pytest.approx(0.5 * ends / math.log(2) * cost.rms_error**2)
     assert 0 < cost.bpd < 1
     assert abs(cost.difference_bpd) < 1
