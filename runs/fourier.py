@@ -26,13 +26,8 @@ from nelbo.train.run import check_images, hold_out
 
 FOURIER = {"with Fourier features": "[7,8]", "without": "[]"}
 SCHEDULES = {"fixed line": '{"type": "linear"}', "learned": '{"type": "learned"}'}
-STAGES = '"channels": [24, 48], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], "heads": [0, 0]'
-COMMON = (
-    f'model.net={{"type": "unet_multiscale", {STAGES}, "n_cond": 64}}',
-    "warmup_images=1600",
-    "ema_rate=0.99",
-    "interior_rate=20",
-)
+STAGES = '"channels": [24, 48], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], "heads": [0, 0], "n_cond": 64'
+COMMON = ("warmup_images=1600", "ema_rate=0.99", "interior_rate=20")
 
 
 def configurations(n_images: int, n_held_out: int) -> dict[str, TrainConfig]:
@@ -41,7 +36,12 @@ def configurations(n_images: int, n_held_out: int) -> dict[str, TrainConfig]:
     return {
         f"{features}, {schedule}": override(
             preset("cifar10-small"),
-            [*COMMON, *length, f"model.net.fourier={exponents}", f"model.noise_schedule={settings}"],
+            [
+                *COMMON,
+                *length,
+                f'model.net={{"type": "unet_multiscale", {STAGES}, "fourier": {exponents}}}',
+                f"model.noise_schedule={settings}",
+            ],
         )
         for features, exponents in FOURIER.items()
         for schedule, settings in SCHEDULES.items()

@@ -93,7 +93,9 @@ def test_the_bound_by_steps_has_paired_errors(script, folder, images, tmp_path):
 @pytest.mark.slow
 def test_the_ablation_trains_four_runs(script, images, tmp_path, monkeypatch):
     module = script("fourier")
-    monkeypatch.setattr(module, "COMMON", (f"model.net={NET.model_dump_json()}", "model.image_shape=[3,8,8]"))
+    stages = '"channels": [8, 16], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], "heads": [0, 0], "n_cond": 16'
+    monkeypatch.setattr(module, "STAGES", stages)
+    monkeypatch.setattr(module, "COMMON", (*module.COMMON, "model.image_shape=[3,8,8]"))
     text = module.main(images, tmp_path, 128, 32, 2, True)
     curves = json.loads((tmp_path / "fourier.json").read_text())["curves"]
     assert len(curves) == len(text.splitlines()) == 4
