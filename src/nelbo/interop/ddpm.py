@@ -104,7 +104,7 @@ class DDPM(DiffusionModel):
         return self.noise_schedule.gammas  # pyright: ignore[reportReturnType]
 
     def denoise(
-        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int[Tensor, " b"] | None = None
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
 
@@ -119,7 +119,7 @@ class DDPM(DiffusionModel):
         return self.denoise_with_range(z, gamma, labels)[0]
 
     def denoise_with_range(
-        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int[Tensor, " b"] | None = None
+        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, :math:`\nu`.
 

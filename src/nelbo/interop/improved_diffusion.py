@@ -11,6 +11,7 @@ References:
 """
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -146,7 +147,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         NelboError: If the file cannot be read or is no state dict of finite weights.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # Of pickles that torch did not write: read or refused below.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NelboError(f"{path} cannot be read: {error.strerror}") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
