@@ -1,4 +1,4 @@
-"""A pipeline of diffusers with a stored timetable walks our ancestral chain: the same pairs, variances and last step."""
+"""A pipeline of diffusers with a stored timetable walks our ancestral chain: its pairs, variances and last step."""
 
 import pickle
 
@@ -32,7 +32,7 @@ def pipeline_of(variance="fixed_small", timetable=None):
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
-    scheduler = DDPMScheduler(num_train_timesteps=N, beta_end=0.15, variance_type=variance)
+    scheduler = DDPMScheduler(num_train_timesteps=N, beta_end=0.15, variance_type=variance)  # pyright: ignore[reportArgumentType]
     pipeline = DDPMPipeline(unet.eval(), timetable_scheduler(scheduler, timetable or TABLE))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -61,7 +61,7 @@ def ancestral(model, variance, timesteps):
         small = gaussian.over_image(small, mean).log()
         # Their beta in units of the latent s: theirs are relative to a signal that ours has scaled.
         large = forward_std(gamma_s, gamma_t, mean).log()
-        weight = {"fixed_s": 0.0, "fixed_l": 1.0}.get(variance[:7], nu)
+        weight = nu if nu is not None else float(variance.startswith("fixed_large"))
         std = torch.exp(weight * large + (1 - weight) * small)
         z = (mean + std * torch.randn(2, *SHAPE, generator=generator)).float()
     raise AssertionError

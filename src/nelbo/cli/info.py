@@ -9,7 +9,7 @@ def info(model: Annotated[str | None, tyro.conf.Positional] = None) -> None:
     """Prints what a model is made of; without a model, which ones come with the package.
 
     Args:
-        model: A bundled model's name or a model folder.
+        model: A bundled model's name, a model folder or one of diffusers, or an id on the hub.
     """
     from nelbo.bundled import bundled_images, bundled_models
 

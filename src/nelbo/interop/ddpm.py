@@ -18,7 +18,8 @@ strong. Divided by :math:`c = \sqrt{k^2 \alpha'^2 + \sigma'^2}` it is a variance
 with the same noise :math:`\epsilon`, so :math:`\hat\epsilon` needs no change. A divergence between densities of
 :math:`z_s` does not depend on its units; every step costs what it costs in theirs. Only the prior
 :math:`\mathcal N(0, I)` of the last latent stands for one of variance :math:`c_T^2 = 1 + (k^2 - 1) \alpha_T'^2` in
-theirs, 1.0000003 for Ho et al.'s betas.
+theirs, 1.0000003 for Ho et al.'s betas. And the variance :math:`\beta` of a pair, unlike :math:`\tilde\beta`, depends
+on the units: that of our pair is :math:`c_t^2 / c_s^2` times theirs, 1 for neighbours and never below 0.992.
 
 References:
     Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239

@@ -136,7 +136,7 @@ def _scheduler_class() -> Any:  # noqa: ANN401
         def step(
             self,
             model_output: torch.Tensor,
-            timestep: int,
+            timestep: int | torch.Tensor,
             sample: torch.Tensor,
             generator: torch.Generator | list[torch.Generator] | None = None,
             return_dict: bool = True,
@@ -150,7 +150,10 @@ def _scheduler_class() -> Any:  # noqa: ANN401
             return diffusers.schedulers.scheduling_ddpm.DDPMSchedulerOutput(before, x_hat)
 
         def _get_variance(
-            self, t: int, predicted_variance: torch.Tensor | None = None, variance_type: str | None = None
+            self,
+            t: int | torch.Tensor,
+            predicted_variance: torch.Tensor | None = None,
+            variance_type: str | None = None,
         ) -> torch.Tensor:
             kind = variance_type or self.config.variance_type
             kind = "fixed_large" if kind == "fixed_large_log" else kind
