@@ -15,7 +15,6 @@ from nelbo.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
 from nelbo.interop.ddpm import GAMMA_SHIFT, PIXEL_SCALE
-from nelbo.reverse import Posterior
 
 SHAPE = (3, 4, 5)
 BETAS = [0.0004, 0.01, 0.05, 0.2, 0.4, 0.6, 0.9]
@@ -78,8 +77,7 @@ def adapted(images, model):
             std = torch.tensor(model.exit_std, dtype=torch.float64)
             steps.append(-discretised_gaussian(x.double(), x_hat, std).flatten(1).sum(1))
         else:
-            error = (NOISE[t].double() - eps_hat).square().flatten(1).sum(1)
-            steps.append(Posterior().step_kl(error, gammas[t - 1].expand(len(x)), gamma))
+            steps.append(model.reverse.step_kl(NOISE[t].double() - eps_hat, gammas[t - 1].expand(len(x)), gamma))
     return [*steps, prior_kl(x, gammas[-1])]
 
 
