@@ -58,6 +58,7 @@ def from_callable(
         NelboError: If a setting is out of range.
 
     Example:
+        >>> import torch
         >>> def eps(x, t):
         ...     return x  # says that all is noise
         >>> model = from_callable(eps, torch.linspace(1e-4, 0.02, 1000), (3, 32, 32))
