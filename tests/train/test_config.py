@@ -57,7 +57,8 @@ def test_settings_reach_nested_fields_and_the_last_one_counts():
         "seed=-1",
         "n_held_out=-1",
         "precision=float8",
-        "decay=linear",
+        "decay=step",
+        "optimizer=sgd",
         "model=null",
         "model.image_shape=[3,8]",
         "model.net.type=transformer",
@@ -101,6 +102,8 @@ def test_the_learning_rate_rises_over_the_warm_up_then_stays_or_falls():
     assert rates[500] == pytest.approx(0.25)
     assert rates[1000] == pytest.approx(0, abs=1e-12)
     assert all(later < earlier for earlier, later in pairwise(rates))
+    linear = cosine.model_copy(update={"decay": "linear"})
+    assert [learning_rate(linear, step) for step in (0, 250, 1000)] == pytest.approx([0.5, 0.375, 0])
 
 
 def test_weights_decay_and_the_schedules_ends_do_not(tiny, images, world):

@@ -30,13 +30,14 @@ class TrainConfig(Frozen):
             :mod:`nelbo.train.importance`.
         n_images: Training images to see in all, repeats included.
         batch_size: Images a step, over all processes.
-        learning_rate: Peak learning rate of AdamW.
+        optimizer: What moves the weights: AdamW, or Muon for the kernels inside the network and AdamW for the rest.
+        learning_rate: Peak learning rate, on AdamW's scale.
         interior_rate: Learning rate of a learned noise schedule's interior, over ``learning_rate``; a schedule is
             learned in fewer steps than a network.
-        decay: What the learning rate does after the warm-up: stay, or fall to zero along a cosine.
+        decay: What the learning rate does after the warm-up: stay, or fall to zero along a line or a cosine.
         warmup_images: Images over which the learning rate rises linearly from zero.
         betas: Decay rates of AdamW's moments.
-        weight_decay: AdamW's weight decay.
+        weight_decay: Share of the weights taken away each step, times the learning rate.
         clip_norm: Largest norm of the gradient of the bound in bits per dimension.
         ema_rate: Decay of the weight average, reached gradually.
         flip: Whether images are mirrored at random, without telling the network; ``model.augment`` tells it.
@@ -51,9 +52,10 @@ class TrainConfig(Frozen):
     gamma_sampling: Literal["schedule", "adaptive"] = "schedule"
     n_images: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=2e-4, gt=0)
     interior_rate: float = Field(default=1.0, gt=0)
-    decay: Literal["constant", "cosine"] = "constant"
+    decay: Literal["constant", "linear", "cosine"] = "constant"
     warmup_images: int = Field(default=12800, ge=0)
     betas: tuple[_Rate, _Rate] = (0.9, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)

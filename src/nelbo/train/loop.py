@@ -28,6 +28,7 @@ from nelbo.train.config import TrainConfig
 from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
 from nelbo.train.finetune import take_over
+from nelbo.train.muon import Joint, Muon, inner_kernels
 from nelbo.train.objective import Objective
 from nelbo.train.weighted import WeightedObjective
 
@@ -200,21 +201,27 @@ def train(
     return trainer.step == trainer.config.n_updates
 
 
-def optimizer(model: VDM, config: TrainConfig) -> torch.optim.AdamW:
-    """Returns AdamW over what training moves; the noise schedule's parameters are no weights and do not decay."""
+def optimizer(model: VDM, config: TrainConfig) -> torch.optim.Optimizer | Joint:
+    """Returns what moves the weights; the noise schedule's parameters are no weights and do not decay.
+
+    AdamW has everything, or with ``muon`` everything but the kernels inside the network.
+    """
     of_net, of_ends, of_interior = _parts(model)
+    rest, inner = _split(of_net, inner_kernels(model.net) if config.optimizer == "muon" else [])
     decays = (config.weight_decay, 0.0, 0.0)
     groups = [
         {"params": part, "weight_decay": decay}
-        for part, decay in zip((of_net, of_ends, of_interior), decays, strict=True)
+        for part, decay in zip((rest, of_ends, of_interior), decays, strict=True)
         if part
     ]
-    return torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
+    return Joint([adamw, Muon(inner, config.learning_rate, weight_decay=config.weight_decay)]) if inner else adamw
 
 
 def rate_factors(model: VDM, config: TrainConfig) -> list[float]:
     """Returns how many times the learning rate each of the optimiser's groups moves at."""
-    return [factor for part, factor in zip(_parts(model), (1.0, 1.0, config.interior_rate), strict=True) if part]
+    factors = [factor for part, factor in zip(_parts(model), (1.0, 1.0, config.interior_rate), strict=True) if part]
+    return [*factors, 1.0] if config.optimizer == "muon" else factors
 
 
 def _parts(model: VDM) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -231,11 +238,16 @@ def _split(parameters: list[nn.Parameter], apart: list[nn.Parameter]) -> tuple[l
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Returns the learning rate of a step: a linear rise, then constant or half a cosine down to zero."""
+    """Returns the learning rate of a step: a linear rise, then constant, or a line or half a cosine down to zero."""
     warmup = min(1.0, (step + 1) * config.batch_size / max(config.warmup_images, 1))
-    if config.decay == "constant":
-        return config.learning_rate * warmup
-    return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / config.n_updates))
+    return config.learning_rate * warmup * _DECAYS[config.decay](step / config.n_updates)
+
+
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
 
 
 def _objective(model: VDM, config: TrainConfig) -> Objective | WeightedObjective:
