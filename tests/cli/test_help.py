@@ -65,7 +65,7 @@ def test_help_exits_with_0_and_explains(arguments, capsys):
         ["eval", "model", "--data", "x", "--passes", "many"],
         ["eval", "model", "--data", "x", "--precision", "float8"],
         ["eval", "model", "--data", "x", "--device", "abacus"],
-        ["train", "--preset", "mnist", "--log-every", "often"],
+        ["train", "--preset", "mnist-tiny", "--log-every", "often"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):

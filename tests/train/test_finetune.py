@@ -96,10 +96,10 @@ def test_a_preset_gives_the_training_and_must_have_the_same_network(finetune, ca
     net = '{"type": "unet_multiscale", "channels": [8, %d], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], '
     net += '"heads": [0, 0], "n_cond": 16, "dropout": 0.2}'
     same, other = (f"model={shape % (net % n)}" for n in (16, 20))
-    out = finetune("--preset", "mnist", "--set", same)
-    assert json.loads((out / "config.json").read_text())["learning_rate"] == 1e-3
+    out = finetune("--preset", "mnist-tiny", "--set", same)
+    assert json.loads((out / "config.json").read_text())["learning_rate"] == 2e-3
     with pytest.raises(SystemExit) as caught:
-        finetune("--preset", "mnist", "--set", other, out="other")
+        finetune("--preset", "mnist-tiny", "--set", other, out="other")
     assert caught.value.code == 1
     said = capsys.readouterr().err
     assert "the run's model is another one (net.channels: [8, 16] -> [8, 20])" in said
@@ -110,13 +110,13 @@ def test_a_preset_gives_the_training_and_must_have_the_same_network(finetune, ca
     ("arguments", "problem"),
     [
         (("--finetune", "nosuch"), "no model 'nosuch'"),
-        (("--preset", "mnist", "--finetune", "cifar10-small"), "image_shape: [3, 32, 32] -> [1, 28, 28]"),
+        (("--preset", "mnist-tiny", "--finetune", "cifar10-small"), "image_shape: [3, 32, 32] -> [1, 28, 28]"),
         (("--finetune", "cifar10-small", "--set", "model.prediction=eps"), 'prediction: "v" -> "eps"'),
         (("--finetune", "cifar10-small", "--steps", "0"), "--steps is a number of steps from 1 on"),
         (("--finetune", "cifar10-small", "--steps", "-3"), "--steps is a number of steps from 1 on"),
         (("--finetune", "cifar10-small", "--set", "n_steps=0"), "n_steps"),
         (("--finetune", "cifar10-small", "--set", "model.noise_schedule.gamma_1=-20"), "increases"),
-        (("--preset", "mnist", "--set", 'model.noise_schedule={"type":"table","gammas":[0,0]}'), "increasing"),
+        (("--preset", "mnist-tiny", "--set", 'model.noise_schedule={"type":"table","gammas":[0,0]}'), "increasing"),
         ((), "needs --preset NAME, or --finetune MODEL"),
     ],
 )
