@@ -1,0 +1,26 @@
+"""runs/bundle.py changes a model's noise schedule and nothing else."""
+
+import runpy
+from pathlib import Path
+
+import torch
+
+from nelbo.model import VDM
+from nelbo.model_config import LinearConfig, ModelConfig, TableConfig, UNetMultiscaleConfig
+
+straightened = runpy.run_path(str(Path(__file__).parents[1] / "runs" / "bundle.py"))["straightened"]
+
+
+def test_a_straightened_model_is_the_same_denoiser_between_the_same_ends():
+    net = UNetMultiscaleConfig(channels=(8,), n_blocks_down=(1,), n_blocks_up=(0,), heads=(0,), n_cond=8)
+    table = TableConfig(gammas=(-13.3, -9.0, -7.5, 5.0))
+    torch.manual_seed(0)
+    model = VDM(ModelConfig(image_shape=(1, 4, 4), net=net, noise_schedule=table)).eval()
+    torch.nn.init.normal_(model.get_parameter("net.conv_out.weight"))
+    result = straightened(model)
+    assert result.config == model.config.model_copy(update={"noise_schedule": LinearConfig()})
+    z, gamma = torch.randn(3, 1, 4, 4), torch.tensor([-13.3, -8.0, 5.0])
+    assert torch.equal(result.denoise(z, gamma), model.denoise(z, gamma))
+    torch.testing.assert_close(
+        result.noise_schedule.grid(2), torch.tensor([-13.3, -4.15, 5.0], dtype=torch.float64), atol=1e-6, rtol=0
+    )
