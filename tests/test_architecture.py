@@ -62,6 +62,9 @@ TORCH_FREE = {
     "codec/framing.py",
     "codec/members.py",
     "codec/records.py",
+    "codec/lanes.py",
+    "codec/logarithms.py",
+    "codec/plan.py",
 }
 OPTIONAL = {
     "pyarrow",

@@ -1,0 +1,73 @@
+"""Lossless JPEG XL, for seeds of chains and for images that the model does not suit.
+
+References:
+    JPEG XL, ISO/IEC 18181-1: the codestream's signature and size header (annex D).
+"""
+
+import numpy as np
+from jaxtyping import Shaped
+
+from nelbo.codec.errors import CorruptArchiveError
+from nelbo.errors import NelboError
+
+_SIGNATURE = b"\xff\x0a"
+_SIZE_BITS = (9, 13, 18, 30)
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_SMALL = 1 << 16  # Pixels up to which the slowest setting takes milliseconds.
+
+Pixels = Shaped[np.ndarray, "h w *c"]
+
+
+def encode(pixels: Pixels) -> bytes:
+    """Returns pixels, 8- or 16-bit, of one to four channels, as a JPEG XL codestream.
+
+    Raises:
+        NelboError: If the decoder does not give the same pixels back.
+    """
+    import imagecodecs
+
+    effort = 9 if pixels.shape[0] * pixels.shape[1] <= _SMALL else 7
+    data = bytes(imagecodecs.jpegxl_encode(np.ascontiguousarray(pixels), lossless=True, effort=effort, numthreads=1))
+    if not np.array_equal(decode(data, pixels.shape, pixels.dtype), pixels):
+        raise NelboError("JPEG XL did not give an image back: upgrade imagecodecs")
+    return data
+
+
+def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Pixels:
+    """Returns the pixels of a JPEG XL codestream, whose shape and type are known.
+
+    Raises:
+        CorruptArchiveError: If the bytes hold something else. The size is read before anything is allocated.
+    """
+    import imagecodecs
+
+    if size_of(data) != shape[:2]:
+        raise CorruptArchiveError("a JPEG XL image has another size than the archive says: the file is damaged")
+    try:
+        pixels = np.asarray(imagecodecs.jpegxl_decode(data, numthreads=1))
+    except Exception as error:  # The decoder's own kinds of errors, and whatever damaged data leads to.
+        raise CorruptArchiveError(f"a JPEG XL image is damaged ({' '.join(str(error).split())[:80]})") from None
+    if pixels.shape != shape or pixels.dtype != dtype:
+        raise CorruptArchiveError("a JPEG XL image has other channels than the archive says: the file is damaged")
+    return pixels
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Returns height and width that a codestream's first bits state, None if it does not begin like one."""
+    if not data.startswith(_SIGNATURE):
+        return None
+    bits, at = int.from_bytes(data[2:14].ljust(12, b"\0"), "little"), 0
+
+    def take(n: int) -> int:
+        nonlocal at
+        at += n
+        return (bits >> (at - n)) & ((1 << n) - 1)
+
+    def side(is_small: int) -> int:
+        return 8 * (take(5) + 1) if is_small else take(_SIZE_BITS[take(2)]) + 1
+
+    is_small = take(1)
+    height, ratio = side(is_small), take(3)
+    if ratio == 0:
+        return height, side(is_small)
+    return height, height * _RATIOS[ratio - 1][0] // _RATIOS[ratio - 1][1]
