@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nelbo.bound import Bound as Bound
+    from nelbo.codec.archive import Codec as Codec
     from nelbo.data.images import open_images as open_images
     from nelbo.data.interface import Images as Images
     from nelbo.errors import NelboError as NelboError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Bound": "bound",
+    "Codec": "codec.archive",
     "DiffusionModel": "model",
     "ErrorTable": "time_schedule.errors",
     "Evaluation": "evaluation",

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from nelbo.cli.compress import compress
 from nelbo.cli.data import data
+from nelbo.cli.decompress import check, decompress, list_images, recover
 from nelbo.cli.eval import evaluate
 from nelbo.cli.freeze import freeze
 from nelbo.cli.import_model import import_model
@@ -21,6 +23,11 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "schedule": schedule,
     "sample": sample,
+    "compress": compress,
+    "decompress": decompress,
+    "list": list_images,
+    "test": check,
+    "recover": recover,
     "freeze": freeze,
     "info": info,
     "import": import_model,

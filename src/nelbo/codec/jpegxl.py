@@ -11,9 +11,10 @@ from nelbo.codec.errors import CorruptArchiveError
 from nelbo.errors import NelboError
 
 _SIGNATURE = b"\xff\x0a"
+_CONTAINER = bytes.fromhex("0000000c4a584c200d0a870a")  # The first box of a container, which 16-bit images need.
 _SIZE_BITS = (9, 13, 18, 30)
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-_SMALL = 1 << 16  # Pixels up to which the slowest setting takes milliseconds.
+_SMALL = 1 << 16  # Pixels up to which the best setting for small images takes milliseconds.
 
 Pixels = Shaped[np.ndarray, "h w *c"]
 
@@ -26,7 +27,7 @@ def encode(pixels: Pixels) -> bytes:
     """
     import imagecodecs
 
-    effort = 9 if pixels.shape[0] * pixels.shape[1] <= _SMALL else 7
+    effort = 8 if pixels.shape[0] * pixels.shape[1] <= _SMALL else 7
     data = bytes(imagecodecs.jpegxl_encode(np.ascontiguousarray(pixels), lossless=True, effort=effort, numthreads=1))
     if not np.array_equal(decode(data, pixels.shape, pixels.dtype), pixels):
         raise NelboError("JPEG XL did not give an image back: upgrade imagecodecs")
@@ -54,6 +55,7 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Pixels:
 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """Returns height and width that a codestream's first bits state, None if it does not begin like one."""
+    data = _codestream(data)
     if not data.startswith(_SIGNATURE):
         return None
     bits, at = int.from_bytes(data[2:14].ljust(12, b"\0"), "little"), 0
@@ -71,3 +73,18 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     if ratio == 0:
         return height, side(is_small)
     return height, height * _RATIOS[ratio - 1][0] // _RATIOS[ratio - 1][1]
+
+
+def _codestream(data: bytes) -> bytes:
+    """Returns the first bytes of the codestream in a container's box ``jxlc``; without a container, the data."""
+    if not data.startswith(_CONTAINER):
+        return data
+    at = 0
+    while at + 8 <= len(data):
+        n_bytes, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"jxlc":
+            return data[at + 8 : at + 8 + 14] if n_bytes != 1 else data[at + 16 : at + 16 + 14]
+        if n_bytes < 8:
+            break
+        at += n_bytes
+    return b""

@@ -1,0 +1,77 @@
+"""What the verbs around archives share: streams, the frozen model, progress in images a second."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.codec.exact.frozen import FrozenModel
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raises NelboError if a file is there that may not be overwritten."""
+    from nelbo.atomic import check_writable
+
+    if str(path) == "-":
+        return
+    if path.exists() and not force:
+        raise NelboError(f"{path} exists: choose another name, or overwrite it with -f")
+    check_writable(path)
+
+
+@contextmanager
+def output_stream(path: Path) -> Iterator[BinaryIO]:
+    """Yields where an archive is written: a file that appears when it is whole, or standard output."""
+    from nelbo.atomic import new_file
+
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with new_file(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+@contextmanager
+def input_stream(path: Path, seekable: bool = False) -> Iterator[BinaryIO]:
+    """Yields an archive's bytes: a file's, or standard input's, kept in memory where they must be read at any place.
+
+    Raises:
+        NelboError: If there is no such file.
+    """
+    if str(path) == "-":
+        yield BytesIO(sys.stdin.buffer.read()) if seekable else sys.stdin.buffer
+        return
+    if not path.is_file():
+        raise NelboError(f"there is no archive {path}")
+    with path.open("rb") as stream:
+        yield stream
+
+
+def named_model(model: str | None) -> "FrozenModel | None":
+    """Returns the frozen model that ``--model`` names: a frozen model's file, a bundled model or a model folder."""
+    from nelbo.bundled import bundled_models
+    from nelbo.codec.exact.frozen import FrozenModel
+    from nelbo.codec.frozen_files import FROZEN, frozen_of
+    from nelbo.interop.any_model import load
+
+    if model is None:
+        return None
+    folder = bundled_models().get(model, Path(model))
+    if folder.is_file() or (folder / FROZEN).is_file():
+        return FrozenModel.load(folder if folder.is_file() else folder / FROZEN)
+    return frozen_of(load(model))
+
+
+@contextmanager
+def meter(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """Yields the function that advances a progress bar in images, with images a second, on standard error."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", disable=True if quiet else None, smoothing=0) as bar:
+        yield bar.update

@@ -1,0 +1,109 @@
+"""``nelbo compress``: images into an archive."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.codec.archive import Codec
+    from nelbo.time_schedule.schedule import TimeSchedule
+
+Flag = Annotated[bool, tyro.conf.arg(aliases=["-f"])]
+Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+def compress(
+    images: Annotated[tuple[str, ...], tyro.conf.Positional],
+    out: Out,
+    model: str = "cifar10-small",
+    frozen: Path | None = None,
+    steps: str = "16",
+    chain: int = 256,
+    lanes: int = 16,
+    verify: bool = True,
+    force: Flag = False,
+    rm: bool = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compresses images losslessly, by bits-back coding with a diffusion model.
+
+    Image files and folders keep their names, sizes and modes; the images of data sets (.npz, .npy, .parquet, .zip,
+    idx) become PNG files in a folder. What the model does not suit is kept as JPEG XL. Metadata is not kept.
+
+    Args:
+        images: Image files, folders, data sets; - reads an image file from standard input.
+        out: The archive to write, - for standard output.
+        model: A bundled model's name or a model folder.
+        frozen: The file that `nelbo freeze` made of the model; bundled models come with theirs.
+        steps: Network calls an image, of the plans that come with the model, or a time schedule's file.
+        chain: Images a chain: more make a smaller file, fewer lose less to a damaged byte.
+        lanes: Chains coded side by side.
+        verify: Decode everything and compare before finishing.
+        force: Overwrite an archive that is there.
+        rm: Remove the image files when the archive is written.
+        quiet: No progress, no summary.
+    """
+    from nelbo.cli.archive_files import check_free, meter, output_stream
+    from nelbo.codec.files import open_source
+
+    check_free(out, force)
+    paths = [Path(each) for each in images]
+    source = open_source(paths, sys.stdin.buffer)
+    codec = _codec(model, frozen, steps, chain, lanes, verify)
+    with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:
+        codec.write(stream, source, advance)
+    n_pixels = sum(entry.width * entry.height for entry in source.entries)
+    if not quiet and str(out) != "-":
+        n_bytes = out.stat().st_size
+        shown = f"{n_bytes} bytes, {8 * n_bytes / n_pixels:.3f} bits a pixel"
+        print(f"{out}: {len(source.entries)} images, {shown}", file=sys.stderr)
+    if rm:
+        for path in paths:
+            _remove(path)
+
+
+def _codec(model: str, frozen: Path | None, steps: str, chain: int, lanes: int, verify: bool) -> "Codec":
+    from nelbo.bundled import bundled_models
+    from nelbo.codec.archive import Codec
+    from nelbo.codec.exact.frozen import FrozenModel
+    from nelbo.codec.frozen_files import FROZEN, frozen_of
+    from nelbo.codec.plans import budgets_of, named_plan
+    from nelbo.interop.any_model import load
+    from nelbo.time_schedule.schedule import TimeSchedule
+
+    bundled = bundled_models().get(model, Path(model)) / FROZEN
+    frozen = bundled if frozen is None and bundled.is_file() else frozen
+    name = model if model in bundled_models() else Path(model).name
+    if steps.isdecimal() and frozen is not None and int(steps) in budgets_of(integers := FrozenModel.load(frozen)):
+        return Codec(None, named_plan(integers, int(steps)), integers, name, chain, lanes, verify)
+    loaded = load(model)
+    integers = frozen_of(loaded) if frozen is None else FrozenModel.load(frozen)
+    schedule = _schedule(model, steps) if steps.isdecimal() else TimeSchedule.load(steps)
+    return Codec(loaded, schedule, integers, name, chain, lanes, verify)
+
+
+def _schedule(model: str, steps: str) -> "TimeSchedule":
+    """Returns the best schedule of a budget, from the error table that comes with the model."""
+    from nelbo.bundled import bundled_tables
+    from nelbo.time_schedule.optimise import optimal_schedules
+    from nelbo.time_schedule.table_file import load_table
+
+    path = bundled_tables().get(model, Path(model) / "errors.safetensors")
+    if not path.is_file():
+        raise NelboError(
+            f"{model} comes with no plan of {steps} steps: find a schedule with nelbo schedule, give its file"
+        )
+    return optimal_schedules(load_table(path), [int(steps)])[int(steps)]
+
+
+def _remove(path: Path) -> None:
+    from nelbo.data.folder import image_files
+
+    for file in [path / name for name in image_files(path)] if path.is_dir() else [path]:
+        if str(file) != "-":
+            file.unlink()

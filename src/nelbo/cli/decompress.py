@@ -1,0 +1,113 @@
+"""``nelbo decompress``, ``list``, ``test`` and ``recover``: archives back into images."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nelbo.cli.compress import Flag, Out, Quiet
+from nelbo.errors import NelboError
+
+Archive = Annotated[Path, tyro.conf.Positional]
+
+
+def decompress(
+    archive: Archive, out: Out, model: str | None = None, lanes: int = 16, force: Flag = False, quiet: Quiet = False
+) -> None:
+    """Restores the images of an archive, every pixel as it was.
+
+    Args:
+        archive: The archive, - for standard input.
+        out: The folder to write the images to.
+        model: The frozen model's file, where it is neither bundled nor was made on this machine.
+        lanes: Chains decoded side by side.
+        force: Overwrite files that are there.
+        quiet: No progress.
+    """
+    from nelbo.cli.archive_files import input_stream, meter, named_model
+    from nelbo.codec.files import member_path, write_image
+    from nelbo.codec.reading import read_archive
+
+    with input_stream(archive) as stream:
+        header, images = read_archive(stream, named_model(model), lanes)
+        for entry in header.entries:
+            if (path := member_path(entry, out)).exists() and not force:
+                raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
+        with meter(len(header.entries), quiet) as advance:
+            for entry, pixels in images:
+                write_image(pixels, entry, out)
+                advance(1)
+
+
+def list_images(archive: Archive) -> None:
+    """Lists the images of an archive with their sizes and modes, and what it was made with.
+
+    Args:
+        archive: The archive, - for standard input.
+    """
+    from nelbo.cli.archive_files import input_stream
+    from nelbo.codec.container import read_places
+
+    with input_stream(archive, seekable=True) as stream:
+        header, places = read_places(stream)
+        n_bytes = stream.seek(0, 2)
+    for entry in header.entries:
+        print(f"{entry.width:>6} x {entry.height:<6} {entry.mode:<5} {entry.name}")
+    model = ascii(header.model_name)[1:-1]
+    print(f"{len(header.entries)} images, {len(places)} chains, {n_bytes} bytes")
+    print(f"model {model} {header.model_sha256.hex()[:16]}, {len(header.gammas)} levels, kernel {header.kernel}")
+
+
+def check(archive: Archive, model: str | None = None, lanes: int = 16, quiet: Quiet = False) -> None:
+    """Decodes an archive without writing anything: every checksum and every pixel hash is checked.
+
+    Args:
+        archive: The archive, - for standard input.
+        model: As for decompress.
+        lanes: Chains decoded side by side.
+        quiet: No progress.
+    """
+    from nelbo.cli.archive_files import input_stream, meter, named_model
+    from nelbo.codec.reading import read_archive
+
+    with input_stream(archive) as stream:
+        header, images = read_archive(stream, named_model(model), lanes)
+        with meter(len(header.entries), quiet) as advance:
+            for _ in images:
+                advance(1)
+    if not quiet:
+        print(f"{archive}: {len(header.entries)} images, all whole")
+
+
+def recover(
+    archive: Archive, out: Out, model: str | None = None, lanes: int = 16, force: Flag = False, quiet: Quiet = False
+) -> None:
+    """Restores what is whole of a damaged archive; exit status 1 if something is missing.
+
+    Args:
+        archive: The archive, - for standard input.
+        out: The folder to write the images to.
+        model: As for decompress.
+        lanes: Chains decoded side by side.
+        force: Overwrite files that are there.
+        quiet: No progress.
+    """
+    from nelbo.cli.archive_files import input_stream, meter, named_model
+    from nelbo.codec.files import member_path, write_image
+    from nelbo.codec.reading import recover_archive
+
+    n_found = 0
+    with input_stream(archive, seekable=True) as stream:
+        header, images = recover_archive(stream, named_model(model), lanes)
+        with meter(len(header.entries), quiet) as advance:
+            for entry, pixels in images:
+                if (path := member_path(entry, out)).exists() and not force:
+                    raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
+                write_image(pixels, entry, out)
+                n_found += 1
+                advance(1)
+    if not quiet:
+        print(f"{archive}: {n_found} of {len(header.entries)} images recovered", file=sys.stderr)
+    if n_found < len(header.entries):
+        raise NelboError(f"{len(header.entries) - n_found} images of {archive} could not be recovered")

@@ -1,0 +1,135 @@
+"""Image files and folders on their way into an archive and out of it: names, sizes, modes, and nothing altered."""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from nelbo.atomic import new_file
+from nelbo.codec.layout import Pixels, Source
+from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
+from nelbo.codec.tiles import pixel_shape
+from nelbo.data.folder import image_files
+from nelbo.data.images import open_images
+from nelbo.data.interface import Images
+from nelbo.errors import NelboError
+
+KEPT = (".png", ".bmp", ".tif", ".tiff")  # Lossless formats, which members are written in again; others become PNG.
+_DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")
+_MODES = {1: "L", 3: "RGB"}
+
+_Reader = Callable[[], Pixels]
+
+
+def open_source(paths: Sequence[Path], standard_input: BinaryIO | None = None) -> Source:
+    """Returns the images at some paths: image files, folders of them, and data sets of arrays.
+
+    Files keep their names, those of a folder with the folder's name before them; files that are not lossless get .png
+    after theirs, and the images of a data set are called NAME/00000.png and so on.
+
+    Args:
+        paths: The paths; ``-`` is an image file on standard input.
+        standard_input: Standard input.
+
+    Raises:
+        NelboError: If there is nothing at a path, an image cannot be kept as it is, or two would have the same name.
+    """
+    found: list[tuple[Entry, _Reader]] = []
+    for path in paths:
+        if str(path) == "-" and standard_input is not None:
+            data = standard_input.read()
+            found.append(_image("stdin.png", lambda data=data: BytesIO(data)))
+        elif path.is_dir() and (names := image_files(path)):
+            base = path.resolve().name
+            found += [_file(path / name, f"{base}/{name}" if base else name) for name in names]
+        elif path.is_file() and path.suffix.lower() not in _DATA_SETS and _is_image(path):
+            found.append(_file(path, path.name))
+        else:
+            found += _data_set(open_images(path), path.stem)
+    entries = [entry for entry, _ in found]
+    if not entries:
+        raise NelboError("there are no images to compress: pass image files, folders or data sets")
+    check_entries(entries)
+    return Source(entries, lambda i: found[i][1]())
+
+
+def write_image(pixels: Pixels, entry: Entry, folder: Path) -> None:
+    """Writes an image of an archive below a folder.
+
+    Raises:
+        NelboError: If its name would lead out of the folder, by a link in it, or it cannot be written.
+    """
+    path = member_path(entry, folder)
+    with new_file(path) as temporary:
+        mode = None if entry.mode != "I;16" else "I;16"
+        image = Image.fromarray(np.ascontiguousarray(pixels), mode) if mode else Image.fromarray(pixels)
+        image.save(temporary)
+
+
+def member_path(entry: Entry, folder: Path) -> Path:
+    """Returns where an image of an archive is written.
+
+    Raises:
+        NelboError: If its name would lead out of the folder, by a link in it, or it is of no lossless format.
+    """
+    path = folder / safe_member_path(entry.name)
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise NelboError(f"{entry.name!a} would be written outside of {folder}, through a link in it: remove the link")
+    if path.suffix.lower() not in KEPT:
+        raise NelboError(f"{entry.name!a} has no extension of {', '.join(KEPT)}: this archive is none of files")
+    return path
+
+
+def _file(path: Path, name: str) -> tuple[Entry, _Reader]:
+    name = name if path.suffix.lower() in KEPT else f"{name}.png"
+    return _image(name, lambda: path.open("rb"), str(path))
+
+
+def _image(name: str, open_bytes: Callable[[], BinaryIO], shown: str | None = None) -> tuple[Entry, _Reader]:
+    shown = shown or name
+    with _opened(open_bytes, shown) as image:
+        if image.mode not in MODES:
+            raise NelboError(f"{shown} has mode {image.mode}: convert it to one of {', '.join(MODES)}")
+        if getattr(image, "n_frames", 1) > 1:
+            raise NelboError(f"{shown} has several frames: an archive holds single images")
+        entry = Entry(name, image.width, image.height, image.mode)
+    return entry, lambda: _pixels(open_bytes, shown, entry)
+
+
+def _pixels(open_bytes: Callable[[], BinaryIO], shown: str, entry: Entry) -> Pixels:
+    with _opened(open_bytes, shown) as image:
+        try:
+            pixels = np.array(image)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise NelboError(f"{shown} is damaged ({error})") from None
+    pixels = pixels.astype(np.uint16) if entry.mode == "I;16" else pixels
+    return pixels.reshape(pixel_shape(entry)) if pixels.size == np.prod(pixel_shape(entry)) else pixels
+
+
+def _opened(open_bytes: Callable[[], BinaryIO], shown: str) -> Image.Image:
+    try:
+        return Image.open(open_bytes())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NelboError(f"{shown} is no image that can be read ({' '.join(str(error).split())[:80]})") from None
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def _data_set(images: Images, stem: str) -> list[tuple[Entry, _Reader]]:
+    c, h, w = images.shape
+
+    def read(i: int) -> Pixels:
+        rows = np.ascontiguousarray(images.read([i])[0].numpy().transpose(1, 2, 0))
+        return rows[..., 0] if c == 1 else rows
+
+    names = (f"{stem}/{i:05d}.png" for i in range(len(images)))
+    return [(Entry(name, w, h, _MODES[c]), lambda i=i: read(i)) for i, name in enumerate(names)]

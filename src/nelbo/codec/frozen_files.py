@@ -1,0 +1,98 @@
+"""Frozen models: those that come with the package, and those that were made on this machine, kept in a cache.
+
+Freezing measures ranges in floating point, so two machines may freeze one model differently. Archives name the frozen
+model's SHA-256; who decodes elsewhere needs that very file, which comes with bundled models, and which ``nelbo freeze``
+writes for others.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from nelbo.bundled import bundled_models
+from nelbo.codec.errors import WrongModelError
+from nelbo.codec.exact.formats import EXECUTOR_VERSION
+from nelbo.codec.exact.freeze import choose_images, freeze, model_sha256
+from nelbo.codec.exact.frozen import FrozenModel
+from nelbo.codec.records import Header
+from nelbo.errors import NelboError
+from nelbo.model import DiffusionModel
+
+FROZEN = "frozen.safetensors"
+_N_IMAGES = 32
+
+
+def cache_folder() -> Path:
+    """Returns where frozen models are kept on this machine."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or base) / "nelbo" / "frozen"
+
+
+def frozen_of(model: DiffusionModel | None) -> FrozenModel:
+    """Returns a model in integers: the bundled one, the one in the cache, or one that is frozen now and kept there.
+
+    Raises:
+        NelboError: If there is no model, it cannot be frozen, or the cache cannot be written.
+    """
+    if model is None:
+        raise NelboError("the codec needs a model or a frozen model: give one")
+    digest = model_sha256(model)
+    kept = cache_folder() / f"{digest}-{EXECUTOR_VERSION}.safetensors"
+    for path in (*_bundled(), kept):
+        found = _loaded(path)
+        if found is not None and found.header.model_sha256 == digest:
+            return found
+    frozen = freeze(model, choose_images(model, None, _N_IMAGES), "samples of the model")
+    frozen.save(kept)
+    return frozen
+
+
+def frozen_for(header: Header, given: FrozenModel | None = None) -> FrozenModel:
+    """Returns the frozen model that an archive was written with.
+
+    Args:
+        header: The archive's header.
+        given: The one that the user named.
+
+    Raises:
+        WrongModelError: If it is not there; the message says which is needed.
+    """
+    wanted = header.model_sha256.hex()
+    if given is not None and given.fingerprint == wanted:
+        return given
+    for path in (*_bundled(), *sorted(cache_folder().glob("*.safetensors"))):
+        if _sha256_of(path) == wanted and (found := _loaded(path)) is not None:
+            return found
+    other = "" if given is None else f", not {given.fingerprint[:16]}..."
+    raise WrongModelError(
+        f"the archive needs model {ascii(header.model_name)[1:-1]}, frozen, with SHA-256 {wanted[:16]}...{other}: get "
+        "the file that it was frozen to from where the archive was made, and name it with --model"
+    )
+
+
+def _bundled() -> list[Path]:
+    return [path for folder in bundled_models().values() if (path := folder / FROZEN).is_file()]
+
+
+def _loaded(path: Path) -> FrozenModel | None:
+    """Returns the frozen model of a file, None if it is missing or damaged."""
+    try:
+        return FrozenModel.load(path)
+    except NelboError:
+        return None
+
+
+def _sha256_of(path: Path) -> str | None:
+    """Returns the SHA-256 that a frozen model's file states."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None

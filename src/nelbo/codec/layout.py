@@ -1,0 +1,115 @@
+"""Which images make a chain, and chains that are JPEG XL."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Shaped
+
+from nelbo.codec import jpegxl
+from nelbo.codec.errors import CorruptArchiveError
+from nelbo.codec.framing import join_parts, split_parts
+from nelbo.codec.members import Entry
+from nelbo.codec.records import Chain, Header, Kind
+from nelbo.codec.tiles import CHANNELS, pixel_shape, pixel_type
+from nelbo.errors import NelboError
+
+Pixels = Shaped[np.ndarray, "h w *c"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to compress, read when they are needed.
+
+    Attributes:
+        entries: Their names, sizes and modes.
+        read: Returns the pixels of one.
+    """
+
+    entries: Sequence[Entry]
+    read: Callable[[int], Pixels]
+
+    def pixels(self, i: int) -> Pixels:
+        """Returns the pixels of an image.
+
+        Raises:
+            NelboError: If they are not what its entry says.
+        """
+        pixels, entry = self.read(i), self.entries[i]
+        if pixels.shape != pixel_shape(entry) or pixels.dtype != pixel_type(entry):
+            raise NelboError(f"{entry.name} has changed while it was read: compress it again")
+        return pixels
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive images that make a chain.
+
+    Attributes:
+        first: The first image.
+        end: The one after the last.
+        is_coded: Whether the model suits them.
+    """
+
+    first: int
+    end: int
+    is_coded: bool
+
+
+def spans_of(header: Header, n_chain: int) -> Iterator[Span]:
+    """Yields the chains of an archive: whole images, which have the model's channels or all have not.
+
+    Args:
+        header: The archive's header.
+        n_chain: Images of the model's own size a chain; larger ones count as their tiles.
+    """
+    first, entries = 0, header.entries
+    for i in range(1, len(entries) + 1):
+        n_tiles = header.first_tiles[i] - header.first_tiles[first]
+        if i == len(entries) or n_tiles >= n_chain or _suits(entries[i], header) != _suits(entries[first], header):
+            yield Span(first, i, _suits(entries[first], header))
+            first = i
+
+
+def grouped(items: Iterable[_T], n: int) -> Iterator[list[_T]]:
+    """Yields consecutive items, n at a time."""
+    iterator = iter(items)
+    while group := list(islice(iterator, n)):
+        yield group
+
+
+def jpeg_xl_chain(header: Header, span: Span, images: Sequence[Pixels]) -> Chain:
+    """Returns images as a chain that is JPEG XL."""
+    first_tile = header.first_tiles[span.first]
+    payload = join_parts([jpegxl.encode(pixels) for pixels in images])
+    return Chain(Kind.JPEG_XL, header.first_tiles[span.end] - first_tile, first_tile, _hash(images), payload)
+
+
+def jpeg_xl_images(chain: Chain, header: Header) -> list[Pixels]:
+    """Returns the images of a chain that is JPEG XL, the inverse of :func:`jpeg_xl_chain`.
+
+    Raises:
+        CorruptArchiveError: If they are not those that were encoded.
+    """
+    first = bisect_left(header.first_tiles, chain.first_tile)
+    end = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
+    parts = split_parts(chain.payload)
+    if len(parts) != end - first:
+        raise CorruptArchiveError(f"{chain} has another number of images: the file is damaged")
+    entries = header.entries[first:end]
+    images = [jpegxl.decode(part, pixel_shape(e), pixel_type(e)) for part, e in zip(parts, entries, strict=True)]
+    if _hash(images) != chain.pixel_hash:
+        raise CorruptArchiveError(f"{chain} decodes to other pixels than were coded: the file is damaged")
+    return images
+
+
+def _hash(images: Sequence[Pixels]) -> bytes:
+    return Chain.hash_of(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() for pixels in images)
+
+
+def _suits(entry: Entry, header: Header) -> bool:
+    return entry.mode in ("L", "RGB") and CHANNELS[entry.mode] == header.tile_shape[0] and bool(header.gammas)
