@@ -34,7 +34,7 @@ from nelbo.time_schedule.schedule import TimeSchedule
 CHAIN_IMAGES = 256
 _MODES = {1: "L", 3: "RGB"}
 
-Pixels = Shaped[np.ndarray, "h w *c"]
+Pixels = Shaped[np.ndarray, "_ _ ..."]
 Progress = Callable[[int], object]
 
 
@@ -179,7 +179,7 @@ class Codec:
         chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded])
         best = list(plain)
         for i, chain in zip(coded, chains, strict=True):
-            if chain is not None and len(chain.payload) < len(plain[i].payload):
+            if chain is not None and is_smaller(chain, plain[i]):
                 best[i] = chain
         if self._verify:
             kept = [
@@ -189,3 +189,8 @@ class Codec:
                 if isinstance(result, Exception):
                     raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
         return best
+
+
+def is_smaller(chain: Chain, other: Chain) -> bool:
+    """Returns whether a chain takes fewer bytes than another of the same tiles."""
+    return chain.n_bytes < other.n_bytes

@@ -18,8 +18,8 @@ from nelbo.codec.lanes import Lanes
 from nelbo.codec.rans import Message, bytes_of, words_of
 from nelbo.codec.records import Chain, Kind
 
-Tiles = UInt8[np.ndarray, "n c h w"]
-Tile = UInt8[np.ndarray, "c h w"]
+Tiles = UInt8[np.ndarray, "_ _ _ _"]
+Tile = UInt8[np.ndarray, "_ _ _"]
 
 
 @dataclass

@@ -64,8 +64,7 @@ def write_image(pixels: Pixels, entry: Entry, folder: Path) -> None:
     """
     path = member_path(entry, folder)
     with new_file(path) as temporary:
-        mode = None if entry.mode != "I;16" else "I;16"
-        image = Image.fromarray(np.ascontiguousarray(pixels), mode) if mode else Image.fromarray(pixels)
+        image = Image.fromarray(np.ascontiguousarray(pixels))
         image.save(temporary)
 
 

@@ -16,7 +16,7 @@ _SIZE_BITS = (9, 13, 18, 30)
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _SMALL = 1 << 16  # Pixels up to which the best setting for small images takes milliseconds.
 
-Pixels = Shaped[np.ndarray, "h w *c"]
+Pixels = Shaped[np.ndarray, "_ _ ..."]
 
 
 def encode(pixels: Pixels) -> bytes:

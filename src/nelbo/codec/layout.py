@@ -17,7 +17,7 @@ from nelbo.codec.records import Chain, Header, Kind
 from nelbo.codec.tiles import CHANNELS, pixel_shape, pixel_type
 from nelbo.errors import NelboError
 
-Pixels = Shaped[np.ndarray, "h w *c"]
+Pixels = Shaped[np.ndarray, "_ _ ..."]
 _T = TypeVar("_T")
 
 

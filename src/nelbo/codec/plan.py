@@ -56,7 +56,7 @@ class Plan:
         offsets: Of one that does: rows and columns from a pixel to its known neighbours, shape (n, 2).
         weights: Weights of known residuals, in units of 2^-16, shape (c, f).
         scales: Coefficients of the base-2 logarithm of the variance in 2^-26 of a squared grey level: the constant in
-            units of 2^-32, three more in units of 2^-16, shape (c, 4).
+            units of 2^-32, three more in units of 2^-16, shape (c, 4), or (0, 4) without the network.
         rounding: What is taken off the variance, in 2^-26 of a squared grey level.
     """
 
@@ -73,7 +73,7 @@ class Plan:
     own: tuple[int, int, int]
     offsets: Int64[np.ndarray, "k 2"]
     weights: Int64[np.ndarray, "c f"]
-    scales: Int64[np.ndarray, "c 4"]
+    scales: Int64[np.ndarray, "r 4"]
     rounding: int
 
     @property

@@ -58,7 +58,7 @@ def make_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPP
         down_x=_fixed(signal[:-1] * c / steps[:-1], _X_BITS),
         p_rates=rate_integers(p_std / steps),
         ratios=ratios,
-        colours=np.zeros(0, np.int64) if schedule.basis is None else fixed_axes(schedule.basis.colours).numpy(),
+        colours=fixed_axes(schedule.basis.colours).numpy() if schedule.basis and ratios.size else np.zeros(0, np.int64),
         **_exit(model, schedule),  # pyright: ignore[reportArgumentType]
     )
 

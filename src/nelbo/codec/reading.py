@@ -25,7 +25,7 @@ from nelbo.errors import NelboError
 TABLES_SHA256 = "12dce892bab45b11d1ccd650c64b7ce298bed155784d7283fd1f12674f2bca68"
 N_LANES = 16
 
-Tiles = UInt8[np.ndarray, "n c h w"]
+Tiles = UInt8[np.ndarray, "_ _ _ _"]
 Content = list[Pixels] | Tiles | Exception
 """What a chain holds: whole images if it is JPEG XL, tiles if not, or the error that it ended in."""
 

@@ -5,7 +5,7 @@ from jaxtyping import Shaped, UInt8
 
 from nelbo.codec.members import Entry
 
-Pixels = Shaped[np.ndarray, "h w *c"]
+Pixels = Shaped[np.ndarray, "_ _ ..."]
 CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4, "I;16": 1}
 
 

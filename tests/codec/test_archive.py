@@ -1,0 +1,224 @@
+"""Archives end to end: what goes in comes out, whatever the sizes, lanes and threads; damage never goes unnoticed."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+
+from nelbo.codec import jpegxl
+from nelbo.codec.archive import Codec
+from nelbo.codec.container import read_chain_at, read_places
+from nelbo.codec.errors import WrongModelError
+from nelbo.codec.layout import Source
+from nelbo.codec.members import Entry
+from nelbo.codec.plans import budgets_of, embedded_plan, named_plan, with_plans
+from nelbo.codec.reading import read_archive, recover_archive
+from nelbo.codec.records import Kind
+from nelbo.codec.tiles import cut, joined, pixel_shape, pixel_type
+from nelbo.errors import NelboError
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def schedule(schedule_of):
+    return schedule_of("analytic", "causal", (0.5, 1.2, 2.0), 0.0)
+
+
+@pytest.fixture(scope="module")
+def codec_of(small_model, small_frozen, schedule):
+    def make(**options):
+        return Codec(small_model, schedule, small_frozen, "small", **options)
+
+    return make
+
+
+@pytest.fixture
+def always_bits_back(monkeypatch):
+    """JPEG XL beats an untrained network; with this it counts for nothing."""
+    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+
+
+def kinds_of(data):
+    header, places = read_places(BytesIO(data))
+    return [read_chain_at(BytesIO(data), header, place).kind for place in places]
+
+
+@pytest.mark.usefixtures("always_bits_back")
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_images_come_back(codec_of, smooth_images, n):
+    images, codec = smooth_images(n), codec_of(n_chain=4, n_lanes=2)
+    data = codec.compress(images)
+    assert torch.equal(codec.decompress(data), images)
+    if n > 2:
+        assert Kind.BITS_BACK in kinds_of(data)
+
+
+def test_no_chain_is_longer_than_jpeg_xl(codec_of, smooth_images):
+    images = smooth_images(30)
+    data = codec_of().compress(images)
+    assert kinds_of(data) == [Kind.JPEG_XL]
+    alone = sum(len(jpegxl.encode(image.permute(1, 2, 0).contiguous().numpy())) for image in images)
+    assert len(data) < alone + 4 * len(images) + 3000
+
+
+@pytest.mark.usefixtures("always_bits_back")
+def test_lanes_and_threads_change_nothing(codec_of, smooth_images):
+    images, archives = smooth_images(12), []
+    n_threads = torch.get_num_threads()
+    for n_lanes, threads in ((1, 1), (3, 2)):
+        torch.set_num_threads(threads)
+        archives.append(codec_of(n_chain=4, n_lanes=n_lanes).compress(images))
+    torch.set_num_threads(n_threads)
+    assert archives[0] == archives[1]
+    for n_lanes in (1, 5):
+        assert torch.equal(codec_of(n_lanes=n_lanes).decompress(archives[0]), images)
+
+
+MIXED = [
+    Entry("a.png", 8, 8, "RGB"),
+    Entry("b.png", 21, 30, "RGB"),
+    Entry("c.png", 1, 1, "RGB"),
+    Entry("d.png", 9, 7, "L"),
+    Entry("e.png", 9, 7, "RGBA"),
+    Entry("f.png", 5, 3, "LA"),
+    Entry("sub/g.png", 12, 11, "I;16"),
+    Entry("h.png", 17, 8, "RGB"),
+]
+
+
+def pixels_of(entry, seed=0):
+    top = 65535 if entry.mode == "I;16" else 255
+    rng = np.random.default_rng((seed, entry.width, entry.height))
+    return rng.integers(0, top, pixel_shape(entry), endpoint=True).astype(pixel_type(entry))
+
+
+@pytest.mark.usefixtures("always_bits_back")
+def test_sizes_and_modes_come_back(codec_of):
+    stream = BytesIO()
+    codec_of(n_chain=4).write(stream, Source(MIXED, lambda i: pixels_of(MIXED[i])))
+    found = list(codec_of().read(BytesIO(stream.getvalue())))
+    assert [entry for entry, _ in found] == MIXED
+    assert all(np.array_equal(pixels, pixels_of(entry)) for entry, pixels in found)
+    assert set(kinds_of(stream.getvalue())) == {Kind.JPEG_XL, Kind.BITS_BACK}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 8), (8, 17), (23, 5)])
+def test_tiles_join_to_the_image(size):
+    entry = Entry("x.png", size[1], size[0], "RGB")
+    tiles = cut(pixels_of(entry), (3, 8, 8))
+    assert len(tiles) == entry.n_tiles((3, 8, 8))
+    assert np.array_equal(joined(tiles, entry), pixels_of(entry))
+
+
+@pytest.mark.parametrize("entry", MIXED, ids=lambda entry: entry.mode + entry.name[0])
+def test_jpeg_xl_is_lossless_and_states_its_size(entry):
+    pixels = pixels_of(entry)
+    data = jpegxl.encode(pixels)
+    assert jpegxl.size_of(data) == pixels.shape[:2]
+    assert np.array_equal(jpegxl.decode(data, pixels.shape, pixels.dtype), pixels)
+    with pytest.raises(NelboError, match="another size"):
+        jpegxl.decode(data, (pixels.shape[0] + 1, *pixels.shape[1:]), pixels.dtype)
+
+
+@pytest.fixture(scope="module")
+def archive(codec_of, smooth_images):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+        images = smooth_images(6)
+        return codec_of(n_chain=3).compress(images), images
+
+
+def damaged(archive, n, seed):
+    """Yields archives with a flipped bit, a cut, or a random stretch."""
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        data = bytearray(archive)
+        at = int(rng.integers(len(data)))
+        if i % 3 == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif i % 3 == 1:
+            del data[at:]
+        else:
+            data[at : at + 20] = rng.integers(0, 256, min(20, len(data) - at), np.uint8).tobytes()
+        yield bytes(data)
+
+
+def never_wrong(archive, small_frozen, n, seed):
+    data, images = archive
+    for bad in damaged(data, n, seed):
+        for opened in (read_archive, recover_archive):
+            try:
+                _, found = opened(BytesIO(bad), small_frozen)
+                for entry, pixels in found:
+                    expected = images[int(entry.name[:5])].permute(1, 2, 0).numpy()
+                    assert np.array_equal(pixels, expected)
+            except NelboError:
+                continue
+
+
+def test_damage_never_gives_a_wrong_image(archive, small_frozen):
+    never_wrong(archive, small_frozen, 200, seed=0)
+
+
+@pytest.mark.slow
+def test_much_damage_never_gives_a_wrong_image(archive, small_frozen):
+    never_wrong(archive, small_frozen, 10_000, seed=1)
+
+
+def test_a_false_payload_with_true_checksums_is_found(archive, small_frozen):
+    from dataclasses import replace
+
+    from nelbo.codec.container import ArchiveWriter
+
+    data, _ = archive
+    header, places = read_places(BytesIO(data))
+    chains = [read_chain_at(BytesIO(data), header, place) for place in places]
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        payload = bytearray(chains[0].payload)
+        payload[rng.integers(len(payload))] ^= 1 << rng.integers(8)
+        stream = BytesIO()
+        writer = ArchiveWriter(stream, header)
+        for chain in (replace(chains[0], payload=bytes(payload)), *chains[1:]):
+            writer.add(chain)
+        writer.close()
+        with pytest.raises(NelboError, match=r"damaged|file or the model"):
+            list(read_archive(BytesIO(stream.getvalue()), small_frozen)[1])
+        _, recovered = recover_archive(BytesIO(stream.getvalue()), small_frozen)
+        assert [entry.name for entry, _ in recovered] == [f"{i:05d}.png" for i in range(3, 6)]
+
+
+def test_the_needed_model_is_named(archive, small_frozen, schedule_of, small_model):
+    other = with_plans(small_frozen, {7: embedded_plan(small_model, schedule_of("posterior", "channels"))})
+    with pytest.raises(WrongModelError, match=f"needs model small.*{small_frozen.fingerprint[:16]}.*--model"):
+        list(read_archive(BytesIO(archive[0]), other)[1])
+
+
+@pytest.mark.usefixtures("always_bits_back")
+def test_plans_come_with_the_model(small_model, small_frozen, schedule, codec_of, smooth_images, tmp_path):
+    frozen = with_plans(small_frozen, {3: embedded_plan(small_model, schedule)})
+    frozen.save(tmp_path / "frozen.safetensors")
+    loaded = type(frozen).load(tmp_path / "frozen.safetensors")
+    assert budgets_of(loaded) == [3]
+    codec, images = Codec(None, named_plan(loaded, 3), loaded, "small"), smooth_images(4)
+    data = codec.compress(images)
+    assert torch.equal(codec.decompress(data), images)
+    assert len(data) < len(codec_of().compress(images))
+    with pytest.raises(NelboError, match="no plan of 4 steps"):
+        named_plan(loaded, 4)
+
+
+def test_the_codec_refuses_what_it_cannot_do(codec_of, small_model, small_frozen, schedule, smooth_images):
+    with pytest.raises(NelboError, match="only decompress"):
+        Codec(None, None, small_frozen).compress(smooth_images(1))
+    with pytest.raises(NelboError, match="at least 1 image"):
+        codec_of(n_chain=0)
+    with pytest.raises(NelboError, match="1 or 3 channels"):
+        codec_of().compress(torch.zeros((1, 2, 8, 8), dtype=torch.uint8))
+    with pytest.raises(NelboError, match="together with the model"):
+        Codec(None, schedule, small_frozen)
