@@ -23,7 +23,8 @@ N_IMAGES = 64
 def main(name: str, data: Path | None) -> None:
     """Writes frozen.safetensors beside the model's weights."""
     model = nelbo.load(name)
-    frozen = freeze(model, choose_images(model, None if data is None else str(data), N_IMAGES), str(data or "samples"))
+    images = choose_images(model, None if data is None else str(data), N_IMAGES)
+    frozen = freeze(model, images, "samples of the model" if data is None else data.name)
     schedules = nelbo.optimal_schedules(load_table(bundled_tables()[name]), BUDGETS)
     plans = {budget: embedded_plan(model, schedules[budget]) for budget in BUDGETS}
     path = bundled_models()[name] / FROZEN

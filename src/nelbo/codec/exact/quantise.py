@@ -35,6 +35,7 @@ from nelbo.errors import NelboError
 
 STREAM_HEADROOM, TABLE_HEADROOM = 2.0, 1.25  # Limits over the largest value seen in calibration.
 _MAX_IN_SHIFT = 8
+_SPARE_ATTENTION_BITS = 4  # Of the 15 of the scale of attention's logits, where values are large.
 GAIN_BITS = WEIGHT_BITS + FEATURE_BITS  # A norm's gain times one plus the conditioning's scale.
 
 
@@ -169,9 +170,13 @@ class Quantiser:
         source = self.values[op.source]
         width = source.channels // 3 // op.heads
         unit = 2.0 ** (formats.EXP_BITS - 2 * source.bits) / math.sqrt(width)
-        shift = formats.EXP_VALUE_BITS - math.ceil(math.log2(unit))
-        multiplier = round(unit * 2.0**shift)
-        furthest = 2 * source.limit**2 * width * multiplier
+        finest = formats.EXP_VALUE_BITS - math.ceil(math.log2(unit))
+        shift, multiplier, furthest = finest, 0, EXACT_FLOAT64
+        for shift in range(finest, finest - _SPARE_ATTENTION_BITS - 1, -1):
+            multiplier = round(unit * 2.0**shift)
+            furthest = 2 * source.limit**2 * width * multiplier
+            if furthest < EXACT_FLOAT64:
+                break
         weighted = source.limit * source.positions << (formats.EXP_VALUE_BITS + 2)
         if max(furthest, weighted) >= EXACT_FLOAT64:
             raise NelboError(f"freeze: operation {position} (attention) may leave 2^53 on values up to {source.limit}")
