@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from nelbo.errors import NelboError
 
@@ -25,7 +25,7 @@ def check_free(path: Path, force: bool) -> None:
 
 
 @contextmanager
-def output_stream(path: Path) -> Iterator[BinaryIO]:
+def output_stream(path: Path) -> Iterator[IO[bytes]]:
     """Yields where an archive is written: a file that appears when it is whole, or standard output."""
     from nelbo.atomic import new_file
 
@@ -38,7 +38,7 @@ def output_stream(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def input_stream(path: Path, seekable: bool = False) -> Iterator[BinaryIO]:
+def input_stream(path: Path, seekable: bool = False) -> Iterator[IO[bytes]]:
     """Yields an archive's bytes: a file's, or standard input's, kept in memory where they must be read at any place.
 
     Raises:

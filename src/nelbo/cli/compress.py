@@ -53,7 +53,7 @@ def compress(
 
     check_free(out, force)
     paths = [Path(each) for each in images]
-    source = open_source(paths, sys.stdin.buffer)
+    source = open_source(paths, lambda: sys.stdin.buffer.read())
     codec = _codec(model, frozen, steps, chain, lanes, verify)
     with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:
         codec.write(stream, source, advance)

@@ -1,9 +1,10 @@
 """Image files and folders on their way into an archive and out of it: names, sizes, modes, and nothing altered."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ _MODES = {1: "L", 3: "RGB"}
 _Reader = Callable[[], Pixels]
 
 
-def open_source(paths: Sequence[Path], standard_input: BinaryIO | None = None) -> Source:
+def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | None = None) -> Source:
     """Returns the images at some paths: image files, folders of them, and data sets of arrays.
 
     Files keep their names, those of a folder with the folder's name before them; files that are not lossless get .png
@@ -32,7 +33,7 @@ def open_source(paths: Sequence[Path], standard_input: BinaryIO | None = None) -
 
     Args:
         paths: The paths; ``-`` is an image file on standard input.
-        standard_input: Standard input.
+        standard_input: Reads standard input.
 
     Raises:
         NelboError: If there is nothing at a path, an image cannot be kept as it is, or two would have the same name.
@@ -40,7 +41,7 @@ def open_source(paths: Sequence[Path], standard_input: BinaryIO | None = None) -
     found: list[tuple[Entry, _Reader]] = []
     for path in paths:
         if str(path) == "-" and standard_input is not None:
-            data = standard_input.read()
+            data = standard_input()
             found.append(_image("stdin.png", lambda data=data: BytesIO(data)))
         elif path.is_dir() and (names := image_files(path)):
             base = path.resolve().name
@@ -87,7 +88,7 @@ def _file(path: Path, name: str) -> tuple[Entry, _Reader]:
     return _image(name, lambda: path.open("rb"), str(path))
 
 
-def _image(name: str, open_bytes: Callable[[], BinaryIO], shown: str | None = None) -> tuple[Entry, _Reader]:
+def _image(name: str, open_bytes: Callable[[], IO[bytes]], shown: str | None = None) -> tuple[Entry, _Reader]:
     shown = shown or name
     with _opened(open_bytes, shown) as image:
         if image.mode not in MODES:
@@ -98,7 +99,7 @@ def _image(name: str, open_bytes: Callable[[], BinaryIO], shown: str | None = No
     return entry, lambda: _pixels(open_bytes, shown, entry)
 
 
-def _pixels(open_bytes: Callable[[], BinaryIO], shown: str, entry: Entry) -> Pixels:
+def _pixels(open_bytes: Callable[[], IO[bytes]], shown: str, entry: Entry) -> Pixels:
     with _opened(open_bytes, shown) as image:
         try:
             pixels = np.array(image)
@@ -108,11 +109,15 @@ def _pixels(open_bytes: Callable[[], BinaryIO], shown: str, entry: Entry) -> Pix
     return pixels.reshape(pixel_shape(entry)) if pixels.size == np.prod(pixel_shape(entry)) else pixels
 
 
-def _opened(open_bytes: Callable[[], BinaryIO], shown: str) -> Image.Image:
-    try:
-        return Image.open(open_bytes())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NelboError(f"{shown} is no image that can be read ({' '.join(str(error).split())[:80]})") from None
+@contextmanager
+def _opened(open_bytes: Callable[[], IO[bytes]], shown: str) -> Iterator[Image.Image]:
+    with open_bytes() as stream:
+        try:
+            image = Image.open(stream)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problem = " ".join(str(error).split())[:80]
+            raise NelboError(f"{shown} is no image that can be read ({problem})") from None
+        yield image
 
 
 def _is_image(path: Path) -> bool:

@@ -1,0 +1,131 @@
+"""Measures the codec: bound, net bits and whole files at several budgets and numbers of images, and classical codecs.
+
+    python runs/codec.py cifar10-small --data cifar10-test.npz --images 1000 --budgets 4,8,16,32 --out codec.json
+
+Every file is decoded and compared. Bits per dimension count all bytes of the file; the model's bytes are listed apart.
+The bound is that of the same schedule on the same images, with fresh noise; net bits are those that all images but the
+seeds added to their message.
+"""
+
+import argparse
+import json
+import math
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo.atomic import new_file
+from nelbo.bundled import bundled_models
+from nelbo.codec import jpegxl
+from nelbo.codec.archive import Codec
+from nelbo.codec.container import read_chain_at, read_places
+from nelbo.codec.exact.frozen import FrozenModel
+from nelbo.codec.frozen_files import FROZEN
+from nelbo.codec.plans import named_plan
+from nelbo.codec.records import Kind
+from nelbo.data.interface import Images
+from nelbo.time_schedule.table_file import load_table
+
+COUNTS = (1, 10, 100, 1000, 10_000)
+
+
+def main(name: str, data: str, n_images: int, budgets: list[int], n_chain: int, out: Path | None) -> None:
+    """Prints the tables and writes them as JSON."""
+    folder = bundled_models()[name]
+    frozen, images = FrozenModel.load(folder / FROZEN), nelbo.open_images(data)
+    counts = [n for n in COUNTS if n < n_images] + [n_images]
+    rows = [dict(classical(images, n), n_images=n) for n in counts]
+    print("classical codecs, bits per dimension, all bytes")
+    for row in rows:
+        print(line(row))
+    for budget in budgets:
+        bound, error = measured_bound(name, images.select(range(n_images)), budget)
+        codec = Codec(None, named_plan(frozen, budget), frozen, name, n_chain)
+        for n in counts:
+            row = {"budget": budget, "n_images": n, "bound": bound, "bound_error": error, **file_of(codec, images, n)}
+            rows.append(row)
+            print(line(row), flush=True)
+    sizes = {"weights": (folder / "model.safetensors").stat().st_size, "frozen": (folder / FROZEN).stat().st_size}
+    print(f"model bytes, not counted above: {sizes}")
+    result = {"model": name, "data": Path(data).name, "model_bytes": sizes, "rows": rows}
+    if out is not None:
+        with new_file(out) as temporary:
+            temporary.write_text(json.dumps(result, indent=1))
+
+
+def line(row: dict[str, float]) -> str:
+    """Returns a row for people."""
+    return "  ".join(
+        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+
+
+def file_of(codec: Codec, images: Images, n: int) -> dict[str, float]:
+    """Returns the cost of an archive of the first n images, and the seconds each way; checks every pixel."""
+    pixels = images.read(range(n))
+    start = time.perf_counter()
+    data = codec.compress(pixels)
+    middle = time.perf_counter()
+    assert torch.equal(codec.decompress(data), pixels), "the archive does not give the images back"
+    end = time.perf_counter()
+    header, places = read_places(BytesIO(data))
+    chains = [read_chain_at(BytesIO(data), header, place) for place in places]
+    coded = [chain for chain in chains if chain.kind is Kind.BITS_BACK]
+    n_coded = sum(chain.n_tiles - chain.n_seed_tiles for chain in coded)
+    heads = sum(math.log2(chain.head_q) + math.log2(chain.head_p) - 64 for chain in coded)
+    n_bits = sum(8 * (len(chain.payload) - chain.n_seed_bytes) for chain in coded) + heads
+    net = n_bits / (n_coded * pixels[0].numel()) if n_coded else math.nan
+    return {
+        "net": net,
+        "file": 8 * len(data) / pixels.numel(),
+        "compress_seconds": middle - start,
+        "decompress_seconds": end - middle,
+    }
+
+
+def measured_bound(name: str, images: Images, budget: int) -> tuple[float, float]:
+    """Returns the bound of a bundled model's schedule on images, and its standard error over images."""
+    model = nelbo.load(name)
+    table = load_table(bundled_models()[name] / "errors.safetensors")
+    result = nelbo.evaluate(model, images, nelbo.optimal_schedules(table, [budget])[budget], batch_size=16)
+    return result.bpd, result.standard_error
+
+
+def classical(images: Images, n: int) -> dict[str, float]:
+    """Returns bits per dimension of classical lossless codecs: a file an image, and JPEG XL of one mosaic."""
+    rows = images.read(range(n)).permute(0, 2, 3, 1).numpy()
+    rows = rows[..., 0] if rows.shape[-1] == 1 else rows
+    sizes = {"png": 0, "webp": 0, "jpeg_xl": sum(len(jpegxl.encode(row)) for row in rows)}
+    for row in rows:
+        for kind, options in (("png", {"optimize": True}), ("webp", {"lossless": True, "quality": 100, "method": 6})):
+            stream = BytesIO()
+            Image.fromarray(row).save(stream, kind, **options)
+            sizes[kind] += stream.tell()
+    sizes["jpeg_xl_mosaic"] = len(jpegxl.encode(mosaic(rows)))
+    return {kind: 8 * size / rows.size for kind, size in sizes.items()}
+
+
+def mosaic(rows: np.ndarray) -> np.ndarray:
+    """Returns images side by side in a rectangle that is nearly square, the last row filled up with the last image."""
+    side = math.ceil(math.sqrt(len(rows)))
+    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % side, 0)])
+    lines = [np.concatenate(list(filled[i : i + side]), 1) for i in range(0, len(filled), side)]
+    return np.concatenate(lines, 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--budgets", default="4,8,16,32")
+    parser.add_argument("--chain", type=int, default=256)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    budgets = [int(budget) for budget in arguments.budgets.split(",")]
+    main(arguments.model, arguments.data, arguments.images, budgets, arguments.chain, arguments.out)
