@@ -290,7 +290,7 @@ def test_models_that_cannot_be_used(verb, model, place, capsys):
         ("train --preset mnist-tiny --set nosuch=3 --dry-run", "nosuch"),
         ("train --preset mnist-tiny --set model.net.channels.0.1=3 --dry-run", "model.net.channels.0.1"),
         ("train --preset mnist-tiny --set batch_size=0 --dry-run", "batch_size"),
-        ("train --preset mnist-tiny --set model.net.heads=[3,0] --dry-run", "must divide"),
+        ("train --preset mnist-tiny --set model.net.heads=[5,0,0] --dry-run", "must divide"),
     ],
 )
 def test_values_that_make_no_sense(words, problem, place, capsys):
