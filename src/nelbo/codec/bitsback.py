@@ -90,12 +90,12 @@ class ChainCoder:
         """q(z_0 | x)."""
         unit = ((2 * images.astype(np.int64) - 255) << RESULT_BITS) >> 8
         mean = _rounded_shift(self._coordinates(unit) * self._plan.first, _MEAN_SHIFT)
-        return self._gaussian(mean, np.full(self._size, self._plan.q_rates[0]))
+        return self._gaussian(mean, np.full(self._size, self._plan.q_rates[0]), is_drawn=True)
 
     def _q(self, level: int, z_s: Points) -> Coding:
         """q(z_t | z_s) of the level above."""
         mean = _rounded_shift(_near(z_s) * self._plan.up[level], _MEAN_SHIFT)
-        return self._gaussian(mean, np.full(self._size, self._plan.q_rates[level + 1]))
+        return self._gaussian(mean, np.full(self._size, self._plan.q_rates[level + 1]), is_drawn=True)
 
     def _p(self, level: int, z_t: Points) -> Coding:
         """p(z_s | z_t) of a level, given the one above."""
@@ -107,8 +107,9 @@ class ChainCoder:
         """p(z_m)."""
         return self._gaussian(np.zeros((1, self._size), np.int64), self._p_rates[-1])
 
-    def _gaussian(self, mean: Points, rates: Int64[np.ndarray, " d"]) -> Coding:
-        return lambda lane: gaussian(self._tables, mean[min(lane, len(mean) - 1)], rates)
+    def _gaussian(self, mean: Points, rates: Int64[np.ndarray, " d"], is_drawn: bool = False) -> Coding:
+        """Returns Gaussians on the lattice; what is drawn stays near its mean, for an escape spoils a whole image."""
+        return lambda lane: gaussian(self._tables, mean[min(lane, len(mean) - 1)], rates, not is_drawn)
 
     def _rates(self, level: int) -> Int64[np.ndarray, " d"]:
         """Returns the rates of p at a level, one a coordinate."""

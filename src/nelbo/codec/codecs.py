@@ -57,15 +57,18 @@ def categorical(cumulative: UInt32[np.ndarray, "k m"], rows: Integer[np.ndarray,
     return _codec(kernels.push_categorical, kernels.pop_categorical, len(rows), parameters)
 
 
-def gaussian(tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer[np.ndarray, " n"]) -> Codec:
+def gaussian(
+    tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer[np.ndarray, " n"], has_escape: bool = True
+) -> Codec:
     r"""Lattice point i, an integer k, has the mass of :math:`\mathcal N(\mu_i, \sigma_i^2)` on :math:`k \pm \tfrac12`.
 
     Args:
         tables: The tabulated functions.
         mean: The means in 2^-16 of a lattice step.
         rate: The rates, 2^24 over the standard deviation in lattice steps.
+        has_escape: Whether points outside the window can be coded. What is sampled by popping must not be escaped.
     """
-    parameters = (_int64(mean), _int64(rate), tables.cdf)
+    parameters = (_int64(mean), _int64(rate), tables.cdf, int(has_escape))
     hints = (tables.quantiles,)
     return _codec(kernels_gaussian.push_gaussian, kernels_gaussian.pop_gaussian, len(mean), parameters, hints)
 
@@ -108,7 +111,7 @@ def _codec(
     push_kernel: Callable[..., int],
     pop_kernel: Callable[..., int],
     n_symbols: int,
-    parameters: tuple[np.ndarray, ...],
+    parameters: tuple[np.ndarray | int, ...],
     hints: tuple[np.ndarray, ...] = (),
 ) -> Codec:
     """Makes a codec of two kernels and their parameters; ``hints`` only speed up the pop."""

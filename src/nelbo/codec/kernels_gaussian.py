@@ -96,8 +96,8 @@ def _is_codable(mean, rate):
 
 @compiled
 @no_type_check
-def push_gaussian(state, words, head, symbols, mean, rate, cdf):
-    """Pushes lattice points under discretised Gaussians; one outside the window is escaped."""
+def push_gaussian(state, words, head, symbols, mean, rate, cdf, escape):
+    """Pushes lattice points under discretised Gaussians; one outside the window is escaped, if ``escape`` is 1."""
     x, counter, n = state[head], state[COUNTER], np.int64(state[N_WORDS])
     for i in range(len(symbols) - 1, -1, -1):
         if not (_is_codable(mean[i], rate[i]) and -_MAX_POINT < symbols[i] < _MAX_POINT):
@@ -105,13 +105,13 @@ def push_gaussian(state, words, head, symbols, mean, rate, cdf):
         centre, radius = (mean[i] + _HALF) >> MEAN_BITS, ((REACH << RATE_BITS) + rate[i] - 1) // rate[i]
         j, n_cells = symbols[i] - centre + radius, 2 * radius + 1
         if 0 <= j < n_cells:
-            edge, rest = ((centre - radius) << MEAN_BITS) - _HALF - mean[i], TOTAL - 1 - n_cells
+            edge, rest = ((centre - radius) << MEAN_BITS) - _HALF - mean[i], TOTAL - escape - n_cells
             start = _cell_start(cdf, j, n_cells, edge, rate[i], rest)
             freq = _cell_start(cdf, j + 1, n_cells, edge, rate[i], rest) - start
             x, n, counter = put(x, n, counter, words, head == 0, start, freq, PROBABILITY_BITS)
         else:
             distance = abs(symbols[i] - centre) - radius
-            if distance >> 32:
+            if distance >> 32 or escape == 0:
                 return OUTSIDE
             x, n, counter = _put_escaped(x, n, counter, words, head == 0, distance, symbols[i] < centre)
     return store(state, head, x, n, counter)
@@ -119,7 +119,7 @@ def push_gaussian(state, words, head, symbols, mean, rate, cdf):
 
 @compiled
 @no_type_check
-def pop_gaussian(state, words, head, symbols, mean, rate, cdf, quantiles):
+def pop_gaussian(state, words, head, symbols, mean, rate, cdf, escape, quantiles):
     """Pops lattice points under discretised Gaussians; ``quantiles`` only says where to look first."""
     x, counter, n = state[head], state[COUNTER], np.int64(state[N_WORDS])
     for i in range(len(symbols)):
@@ -127,8 +127,8 @@ def pop_gaussian(state, words, head, symbols, mean, rate, cdf, quantiles):
             return OUTSIDE
         centre, radius = (mean[i] + _HALF) >> MEAN_BITS, ((REACH << RATE_BITS) + rate[i] - 1) // rate[i]
         n_cells, u = 2 * radius + 1, peek(x, PROBABILITY_BITS)
-        if u < TOTAL - 1:
-            edge, rest = ((centre - radius) << MEAN_BITS) - _HALF - mean[i], TOTAL - 1 - n_cells
+        if u < TOTAL - escape:
+            edge, rest = ((centre - radius) << MEAN_BITS) - _HALF - mean[i], TOTAL - escape - n_cells
             guess = (quantiles[u >> _QUANTILE_SHIFT] / rate[i] - edge) / (1 << MEAN_BITS)
             j, start, end = _cell_of(cdf, u, np.int64(guess), n_cells, edge, rate[i], rest)
             symbols[i] = centre - radius + j
