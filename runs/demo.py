@@ -2,7 +2,7 @@
 
     python runs/demo.py --out out/demo
 
-Takes under 3 minutes on 2 cores.
+Takes 3 to 4 minutes on 2 cores.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -227,3 +228,26 @@ def test_the_command_names_a_damaged_checkpoint(finished, command, capsys):
     assert caught.value.code == 1
     assert f"{path} is damaged" in capsys.readouterr().err
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_a_folder_that_another_process_claims_meanwhile_is_the_runs(tmp_path, monkeypatch, turn):
+    """At any of this process's looks at it."""
+    looks, exists, iterdir = [], Path.exists, Path.iterdir
+
+    def look(path):
+        looks.append(path)
+        if len(looks) == turn:
+            (tmp_path / "config.json").write_text(json.dumps(IDENTITY))
+
+    def looked(path):
+        look(path)
+        return exists(path)
+
+    def listed(path):
+        look(path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "exists", looked)
+    monkeypatch.setattr(Path, "iterdir", listed)
+    claim_folder(tmp_path, IDENTITY)

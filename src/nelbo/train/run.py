@@ -186,13 +186,16 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
         NelboError: If it holds another run (the message gives the differences) or something else.
     """
     path = folder / "config.json"
-    if path.exists():
+    is_taken = folder.exists() and (
+        not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())
+    )
+    if path.exists():  # Asked last: what took the folder may be another process of this run, just now.
         if changes := differences(_read_identity(path), identity):
             raise NelboError(
                 f"{folder} holds another run ({'; '.join(changes)}): undo the change or choose another --out"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+    if is_taken:
         raise NelboError(f"{folder} exists and is no training run: choose another --out")
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(identity, indent=2) + "\n")
