@@ -35,14 +35,16 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 LAYERS: Mapping[str, Layer] = {
     "errors": layer("errors atomic bundled compiled", "", outside="numba"),
     "theory": layer(
-        "gaussian basis noise_schedule learned_schedule schedule_variance decoder exit exit_fit reverse bound "
+        "gaussian basis noise_schedule learned_schedule schedule_variance decoder exit exit_fit reverse bound view "
         "prediction weighting respecified dequantisation",
         "errors",
         outside="torch jaxtyping",
     ),
     "randomness": layer("randomness draws augmentation", "theory"),
     "nets": layer("nets", "theory errors"),
-    "model": layer("model model_config pretrained precision device fingerprint", "nets theory randomness errors"),
+    "model": layer(
+        "model model_config pretrained precision device fingerprint tensor_file", "nets theory randomness errors"
+    ),
     "data": layer("data pictures", "errors"),
     "use": layer(
         "evaluation sampling labels ode probability_flow time_schedule codec", "model data theory randomness errors"

@@ -22,6 +22,7 @@ from nelbo.model_config import DECODERS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.prediction import to_noise
 from nelbo.reverse import FIXED_KERNELS, LearnedRange, ReverseKernel
+from nelbo.view import View
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -164,7 +165,7 @@ class DiffusionModel(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(View):
     """A model that was told all it is to know of a batch of images: what the bound and a sampler see of it.
 
     Attributes:
@@ -181,34 +182,9 @@ class Given:
         return self.model.image_shape
 
     @property
-    def gammas(self) -> Float[Tensor, " n"] | None:
-        """The gammas of a discrete-time model."""
-        return self.model.gammas
-
-    @property
-    def exit_std(self) -> float | None:
-        """The standard deviation of the last step, where that is a network evaluation."""
-        return self.model.exit_std
-
-    @property
     def specification(self) -> Specification:
         """How the latents are scaled."""
         return self.model.specification
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        """Gamma as a function of time."""
-        return self.model.noise_schedule
-
-    @property
-    def decoder(self) -> Decoder:
-        """p(x | z_0)."""
-        return self.model.decoder
-
-    @property
-    def reverse(self) -> ReverseKernel:
-        """p(z_s | z_t)."""
-        return self.model.reverse
 
     @property
     def device(self) -> torch.device:

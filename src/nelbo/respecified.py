@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import BoundedModel
-from nelbo.decoder import Decoder
 from nelbo.gaussian import VP, Specification, denoised, over_image, posterior, rescaled
-from nelbo.noise_schedule import NoiseSchedule
-from nelbo.reverse import ReverseKernel
+from nelbo.view import View
 
 
 @dataclass(frozen=True)
-class Respecified:
+class Respecified(View):
     """A model whose latents are scaled as a specification says; :func:`nelbo.bound.bound` takes it as any other.
 
     Attributes:
@@ -29,33 +26,7 @@ class Respecified:
         specification: How the latents are scaled.
     """
 
-    model: BoundedModel
     specification: Specification
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        """Gamma as a function of time."""
-        return self.model.noise_schedule
-
-    @property
-    def gammas(self) -> Tensor | None:
-        """The gammas of a discrete-time model."""
-        return self.model.gammas
-
-    @property
-    def exit_std(self) -> float | None:
-        """The standard deviation of the last step, where that is a network evaluation."""
-        return self.model.exit_std
-
-    @property
-    def decoder(self) -> Decoder:
-        """p(x | z_0), of a variance-preserving z_0."""
-        return self.model.decoder
-
-    @property
-    def reverse(self) -> ReverseKernel:
-        """The kernel of the variance-preserving chain; what a step costs does not depend on the scale."""
-        return self.model.reverse
 
     def denoise(self, z: Float[Tensor, "b *chw"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b *chw"]:
         """Returns the noise expected in each latent."""

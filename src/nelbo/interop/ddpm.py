@@ -40,6 +40,7 @@ from nelbo.interop.betas import checked, exit_std_of, gammas_of
 from nelbo.model import DiffusionModel
 from nelbo.model_config import DECODERS, Frozen
 from nelbo.noise_schedule import Table
+from nelbo.prediction import to_noise
 from nelbo.reverse import FIXED_KERNELS
 
 PIXEL_SCALE = 256 / 255
@@ -132,7 +133,7 @@ class DDPM(DiffusionModel):
         theirs = ours + GAMMA_SHIFT
         z = over_image(gaussian.sigma(theirs) / gaussian.sigma(ours), z) * z
         prediction, nu = self._split(self.net(z, timesteps, labels), z)
-        return self._clipped(self._noise(prediction, z, theirs), z, theirs), nu
+        return self._clipped(to_noise(self.config.prediction, prediction, z, theirs), z, theirs), nu
 
     def timesteps_at(self, gamma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Returns the timesteps, 0 .. N - 1, at which the model's noise has these gammas.
@@ -162,15 +163,6 @@ class DDPM(DiffusionModel):
             raise NelboError(f"the network's output has shape {tuple(output.shape)}, expected {expected}")
         output = output.float()
         return output[:, :channels], (output[:, channels:] + 1) / 2 if is_learned else None
-
-    def _noise(
-        self, prediction: Float[Tensor, "b c h w"], z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
-        if self.config.prediction == "x":
-            return gaussian.noise_of(z, prediction, gamma)
-        if self.config.prediction == "v":
-            return over_image(gaussian.sigma(gamma), z) * z + over_image(gaussian.alpha(gamma), z) * prediction
-        return prediction
 
     def _clipped(
         self, eps_hat: Float[Tensor, "b c h w"], z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]

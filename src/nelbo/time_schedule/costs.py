@@ -31,16 +31,23 @@ class Costs:
         exits: The kind of exit behind each edge to the data, by level.
         entry: Nats of starting at each node.
         reverse: The reverse kernel.
+        steps: The costs of its steps alone, see :func:`step_costs`; other freedom needs no others.
     """
 
     edges: Float[np.ndarray, "n n"]
     exits: list[str]
     entry: Float[np.ndarray, " n"]
     reverse: str
+    steps: Float[np.ndarray, "m n"]
 
 
 def costs(
-    table: ErrorTable, reverse: str, exits: Sequence[str] | None = None, free_entry: bool = True, free_exit: bool = True
+    table: ErrorTable,
+    reverse: str,
+    exits: Sequence[str] | None = None,
+    free_entry: bool = True,
+    free_exit: bool = True,
+    steps: Float[np.ndarray, "m n"] | None = None,
 ) -> Costs:
     """Returns the costs of all edges under a reverse kernel.
 
@@ -51,6 +58,7 @@ def costs(
         free_entry: Whether the chain may start below the noisiest level.
         free_exit: Whether the data may be reached from any level; else by the model's own decoder alone, as it was
             trained: of a VDM from z_0, of a DDPM from its cleanest level.
+        steps: :func:`step_costs` of this table and kernel, where they are known already.
 
     Raises:
         NelboError: If the kernel or an exit is unknown, the table does not support it, or it is unfinished.
@@ -58,13 +66,13 @@ def costs(
     _check(table, reverse, exits)
     n = len(table.gammas)
     edges = np.full((n + 1, n + 1), np.inf)
-    down = step_costs(table, reverse)
+    down = step_costs(table, reverse) if steps is None else steps
     edges[1:, 1:] = np.where(np.tri(n, dtype=bool), np.inf, down[1:])
     edges[0, 1:], kinds = _exit_costs(table, down[0], exits if free_exit else [OWN], free_exit)
     entry = np.full(n + 1, np.inf)
     prior = table.prior().numpy()
     entry[1:] = prior if free_entry else np.where(np.arange(n) == n - 1, prior, np.inf)
-    return Costs(edges, kinds, entry, reverse)
+    return Costs(edges, kinds, entry, reverse, down)
 
 
 def step_costs(table: ErrorTable, reverse: str) -> Float[np.ndarray, "m n"]:

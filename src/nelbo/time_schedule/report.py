@@ -98,7 +98,7 @@ def report(table: ErrorTable, schedules: Schedules, kernels: Sequence[str], budg
     found = {reverse: schedules} | {
         name: optimal_schedules(table, budgets, name, *freedom) for name in kernels if name != reverse
     }
-    fixed = costs(table, reverse, free_entry=False, free_exit=False)
+    fixed = costs(table, reverse, free_entry=False, free_exit=False, steps=schedules.graph.steps)
     baselines = {
         name: tuple(path_bpd(table, fixed, rule(table, budget)) for budget in budgets)
         for name, rule in BASELINES.items()

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from nelbo.exit import Exit
 from nelbo.fingerprint import fingerprint
 from nelbo.model import DiffusionModel
 from nelbo.reverse import FIXED_KERNELS, Analytic, ReverseKernel, Spectral
+from nelbo.tensor_file import read_tensors
 
 FORMAT = "nelbo time schedule 1"
 
@@ -122,12 +122,7 @@ class TimeSchedule:
         """
         if not Path(path).is_file():
             raise NelboError(f"no time schedule at {path}: find some with `nelbo schedule MODEL --out FOLDER`")
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        except (OSError, SafetensorError) as error:
-            raise NelboError(f"{path} is damaged or no time schedule ({error})") from None
+        header, tensors = read_tensors(path, "{path} is damaged or no time schedule ({error})")
         if header.get("format") != FORMAT:
             found = header.get("format", "no format")
             raise NelboError(f"{path} is no time schedule of this version of nelbo ({found!r})")

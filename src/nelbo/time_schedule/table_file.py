@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nelbo.atomic import new_file
 from nelbo.errors import NelboError
 from nelbo.exit import Exit
+from nelbo.tensor_file import read_tensors
 from nelbo.time_schedule.errors import ErrorTable, Subject
 
 FORMAT = "nelbo error table 1"
@@ -52,12 +52,7 @@ def load_table(path: Path) -> ErrorTable:
     """
     if not path.is_file():
         raise NelboError(f"no error table at {path}: make one with `nelbo schedule MODEL --data IMAGES --out FOLDER`")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise NelboError(f"{path} is damaged or no error table ({error})") from None
+    header, tensors = read_tensors(path, "{path} is damaged or no error table ({error})")
     if header.get("format") != FORMAT:
         raise NelboError(f"{path} is no error table of this version of nelbo ({header.get('format', 'no format')!r})")
     try:

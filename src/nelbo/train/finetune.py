@@ -1,8 +1,7 @@
 """Fine-tuning: a run that begins with a trained model's weights, for a chain of few steps, say, or other images."""
 
-from hashlib import sha256
-
 from nelbo.errors import NelboError
+from nelbo.fingerprint import fingerprint
 from nelbo.model import VDM, DiffusionModel
 from nelbo.model_config import ModelConfig
 from nelbo.train.config import TrainConfig, differences
@@ -60,11 +59,7 @@ def take_over(model: VDM, start: VDM) -> None:
 
 def digest(model: VDM) -> str:
     """Returns a short name of a model's weights."""
-    hashed = sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        hashed.update(name.encode())
-        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()[:16]
+    return fingerprint(model)[:16]
 
 
 def _shape_of_schedule(model: VDM) -> dict[str, object]:

@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from nelbo.codec.exact.level import Level, make_level
 from nelbo.codec.exact.portable import Integers
 from nelbo.codec.exact.program import Program
 from nelbo.errors import NelboError
+from nelbo.tensor_file import read_tensors
 
 _KEY = "nelbo.frozen"
 
@@ -185,12 +185,7 @@ class FrozenModel:
         Raises:
             NelboError: If it is no frozen model, is damaged, or of another version; the message names it.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (OSError, SafetensorError) as error:
-            raise NelboError(f"{path} is missing or damaged ({error}): freeze the model again") from None
+        metadata, tensors = read_tensors(path, "{path} is missing or damaged ({error}): freeze the model again")
         text = metadata.get(_KEY, "")
         header = _parse(text, str(path))
         if digest(text, tensors) != metadata.get("sha256"):
