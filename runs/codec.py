@@ -1,8 +1,9 @@
 """Measures the codec: bound, net bits and whole files at several budgets and numbers of images, and classical codecs.
 
-    python runs/codec.py cifar10-small --data cifar10-test.npz --images 1000 --budgets 4,8,16,32 --out codec.json
+    python runs/codec.py cifar10-small --data cifar10-test.npz --images 1,10,100,1000 --budgets 4,8,16 --out codec.json
 
-Every file is decoded and compared. Bits per dimension count all bytes of the file; the model's bytes are listed apart.
+Every file is decoded and compared, so the codec does not verify it once more, and each result is written as it comes.
+Bits per dimension count all bytes of the file; the model's bytes are listed apart.
 The bound is that of the same schedule on the same images, with fresh noise; net bits are those that all images but the
 seeds added to their message.
 """
@@ -11,6 +12,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -31,31 +33,33 @@ from nelbo.codec.records import Kind
 from nelbo.data.interface import Images
 from nelbo.time_schedule.table_file import load_table
 
-COUNTS = (1, 10, 100, 1000, 10_000)
 
-
-def main(name: str, data: str, n_images: int, budgets: list[int], n_chain: int, out: Path | None) -> None:
+def main(name: str, data: str, counts: list[int], budgets: list[int], n_chain: int, out: Path | None) -> None:
     """Prints the tables and writes them as JSON."""
     folder = bundled_models()[name]
     frozen, images = FrozenModel.load(folder / FROZEN), nelbo.open_images(data)
-    counts = [n for n in COUNTS if n < n_images] + [n_images]
-    rows = [dict(classical(images, n), n_images=n) for n in counts]
-    print("classical codecs, bits per dimension, all bytes")
-    for row in rows:
-        print(line(row))
-    for budget in budgets:
-        bound, error = measured_bound(name, images.select(range(n_images)), budget)
-        codec = Codec(None, named_plan(frozen, budget), frozen, name, n_chain)
-        for n in counts:
-            row = {"budget": budget, "n_images": n, "bound": bound, "bound_error": error, **file_of(codec, images, n)}
-            rows.append(row)
-            print(line(row), flush=True)
     sizes = {"weights": (folder / "model.safetensors").stat().st_size, "frozen": (folder / FROZEN).stat().st_size}
-    print(f"model bytes, not counted above: {sizes}")
-    result = {"model": name, "data": Path(data).name, "model_bytes": sizes, "rows": rows}
-    if out is not None:
-        with new_file(out) as temporary:
-            temporary.write_text(json.dumps(result, indent=1))
+    print(f"model bytes, not counted below: {sizes}; bits per dimension, all bytes of the files")
+    result = {"model": name, "data": Path(data).name, "model_bytes": sizes, "images_a_chain": n_chain, "rows": []}
+    for row in measured(name, frozen, images, counts, budgets, n_chain):
+        print(line(row), flush=True)
+        result["rows"].append(row)
+        if out is not None:
+            with new_file(out) as temporary:
+                temporary.write_text(json.dumps(result, indent=1))
+
+
+def measured(
+    name: str, frozen: FrozenModel, images: Images, counts: list[int], budgets: list[int], n_chain: int
+) -> Iterator[dict[str, float]]:
+    """Yields the rows of the table: classical codecs, then ours."""
+    for n in counts:
+        yield {"n_images": n, **classical(images, n)}
+    for budget in budgets:
+        bound, error = measured_bound(name, images.select(range(max(counts))), budget)
+        codec = Codec(None, named_plan(frozen, budget), frozen, name, n_chain, verify=False)
+        for n in counts:
+            yield {"budget": budget, "n_images": n, "bound": bound, "bound_error": error, **file_of(codec, images, n)}
 
 
 def line(row: dict[str, float]) -> str:
@@ -122,10 +126,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", default="1,10,100,1000")
     parser.add_argument("--budgets", default="4,8,16,32")
     parser.add_argument("--chain", type=int, default=256)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    budgets = [int(budget) for budget in arguments.budgets.split(",")]
-    main(arguments.model, arguments.data, arguments.images, budgets, arguments.chain, arguments.out)
+    counts, budgets = ([int(n) for n in text.split(",")] for text in (arguments.images, arguments.budgets))
+    main(arguments.model, arguments.data, counts, budgets, arguments.chain, arguments.out)
