@@ -21,6 +21,14 @@ NETS = {
         ),
         prediction="eps",
     ),
+    "augmented": ModelConfig(
+        image_shape=(3, 8, 8),
+        net=UNetMultiscaleConfig(
+            channels=(8, 16), n_blocks_down=(1, 0), n_blocks_up=(1, 0), heads=(0, 0), n_cond=8, fourier=(7,)
+        ),
+        prediction="v",
+        augment=("flip", "rotation"),
+    ),
     "unet": ModelConfig(
         image_shape=(3, 8, 8), net=UNetConfig(n_channels=32, n_blocks=1, attention=True, fourier=(0, 3, 8))
     ),

@@ -123,6 +123,14 @@ class Builder:
         weight = self.tensors["embedding.dense0.weight"]  # The constant inputs are zeros: their weights do nothing.
         self.tensors["embedding.dense0.weight"] = weight[:, : module.n_frequencies]
 
+    def tell_nothing(self, module: Any) -> None:  # noqa: ANN401
+        """Translates what the network is told of an image as it is: a constant, which joins the embedding's bias."""
+        bias = self.tensors["embedding.dense1.bias"]
+        for i, table in enumerate(self._find(CONDITIONS, module)(module)):
+            self.keep(f"told.{i}", table.weight)
+            bias = bias + self.tensors.pop(f"told.{i}")[0]
+        self.tensors["embedding.dense1.bias"] = bias
+
     def _find(self, table: Mapping[str, Callable[..., Any]], module: nn.Module) -> Callable[..., Any]:
         name = f"{type(module).__module__}.{type(module).__qualname__}"
         if name not in table:
@@ -169,6 +177,7 @@ def _stage(b: Builder, module: Any, h: int) -> int:  # noqa: ANN401
 
 def _unet(b: Builder, net: Any) -> bool:  # noqa: ANN401
     b.embed(net.embedding)
+    b.tell_nothing(net.condition)
     skips = [_stem(b, net.conv_in)]
     for block, attention in zip(net.down, net.down_attention, strict=True):
         skips.append(b.block(attention, b.block(block, skips[-1])))
@@ -188,6 +197,7 @@ def _unet_multiscale(b: Builder, net: Any) -> bool:  # noqa: ANN401
         return b.block(net.up[level], h)
 
     b.embed(net.embedding)
+    b.tell_nothing(net.condition)
     output = b.conv(net.conv_out, b.norm(net.norm_out, between(_stem(b, net.conv_in), 0), silu=True))
     if net.patch > 1:
         b.emit(Shuffle(source=output, factor=net.patch))
@@ -195,6 +205,7 @@ def _unet_multiscale(b: Builder, net: Any) -> bool:  # noqa: ANN401
 
 
 EMBEDDINGS: dict[str, Callable[..., Any]] = {"nelbo.nets.layers.GammaEmbedding": Builder.embed}
+CONDITIONS: dict[str, Callable[..., Any]] = {"nelbo.nets.layers.ConditionEmbedding": lambda module: module.codes}
 NETWORKS: dict[str, Callable[..., bool]] = {
     "nelbo.nets.unet.UNet": _unet,
     "nelbo.nets.unet_multiscale.UNetMultiscale": _unet_multiscale,
