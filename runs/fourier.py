@@ -72,16 +72,21 @@ def main(data: nelbo.Images, out: Path, n_images: int, n_held_out: int, n_points
     with new_file(out / "fourier.json") as temporary:
         temporary.write_text(json.dumps({"setting": settings, "curves": curves}, indent=2) + "\n")
     if plot:
-        figure, (axes,) = panels(1, 5.0)
-        for name, points in curves.items():
-            color, line = "C0" if name.startswith("with ") else "C1", "-" if "learned" in name else ":"
-            seen, bpd = ([point[key] for point in points] for key in ("n_images", "bpd"))
-            axes.plot(seen, bpd, label=name, color=color, linestyle=line)
-        axes.set(xlabel="training images", ylabel="held-out bpd", yscale="log", title="Fourier features, ablated")
-        axes.legend()
-        save_figure(figure, out / "fourier.png")
+        draw(curves, out / "fourier.png")
     ends = [(name, points[-1]) for name, points in curves.items()]
     return "\n".join(f"{name:<36}{last['bpd']:.3f} ± {last['bpd_error']:.3f} bpd" for name, last in ends)
+
+
+def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draws the curves."""
+    figure, (axes,) = panels(1, 5.0)
+    for name, points in curves.items():
+        color, line = "C0" if name.startswith("with ") else "C1", "-" if "learned" in name else ":"
+        seen, bpd = ([point[key] for point in points] for key in ("n_images", "bpd"))
+        axes.plot(seen, bpd, label=name, color=color, linestyle=line)
+    axes.set(xlabel="training images", ylabel="held-out bpd", title="Fourier features, ablated")
+    axes.legend()
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Costs:
     exits: list[str]
     entry: Float[np.ndarray, " n"]
     reverse: str
-    steps: Float[np.ndarray, "m n"]
+    steps: Float[np.ndarray, "n m"]
 
 
 def costs(
