@@ -21,7 +21,7 @@ def new_file(path: Path) -> Iterator[Path]:
         raise NelboError(f"{path} is a folder: choose another place for the file")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        handle, name = mkstemp(prefix=f".{path.name[:32]}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     temporary = Path(name)
     try:

@@ -26,17 +26,17 @@ def decompress(
         quiet: No progress.
     """
     from nelbo.cli.archive_files import input_stream, meter, named_model
-    from nelbo.codec.files import member_path, write_image
+    from nelbo.codec.files import Unpacked
     from nelbo.codec.reading import read_archive
 
     with input_stream(archive) as stream:
         header, images = read_archive(stream, named_model(model), lanes)
+        unpacked = Unpacked(out, force)
         for entry in header.entries:
-            if (path := member_path(entry, out)).exists() and not force:
-                raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
+            unpacked.check(entry)
         with meter(len(header.entries), quiet) as advance:
             for entry, pixels in images:
-                write_image(pixels, entry, out)
+                unpacked.write(pixels, entry)
                 advance(1)
 
 
@@ -54,9 +54,9 @@ def list_images(archive: Archive) -> None:
         n_bytes = stream.seek(0, 2)
     for entry in header.entries:
         print(f"{entry.width:>6} x {entry.height:<6} {entry.mode:<5} {entry.name}")
-    model = ascii(header.model_name)[1:-1]
+    model, kernel = (ascii(text)[1:-1] for text in (header.model_name, header.kernel))
     print(f"{len(header.entries)} images, {len(places)} chains, {n_bytes} bytes")
-    print(f"model {model} {header.model_sha256.hex()[:16]}, {len(header.gammas)} levels, kernel {header.kernel}")
+    print(f"model {model} {header.model_sha256.hex()[:16]}, {len(header.gammas)} levels, kernel {kernel}")
 
 
 def check(archive: Archive, model: str | None = None, lanes: int = 16, quiet: Quiet = False) -> None:
@@ -94,17 +94,16 @@ def recover(
         quiet: No progress.
     """
     from nelbo.cli.archive_files import input_stream, meter, named_model
-    from nelbo.codec.files import member_path, write_image
+    from nelbo.codec.files import Unpacked
     from nelbo.codec.reading import recover_archive
 
     n_found = 0
     with input_stream(archive, seekable=True) as stream:
         header, images = recover_archive(stream, named_model(model), lanes)
+        unpacked = Unpacked(out, force)
         with meter(len(header.entries), quiet) as advance:
             for entry, pixels in images:
-                if (path := member_path(entry, out)).exists() and not force:
-                    raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
-                write_image(pixels, entry, out)
+                unpacked.write(pixels, entry)
                 n_found += 1
                 advance(1)
     if not quiet:

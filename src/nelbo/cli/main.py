@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # The reader of our output has left: what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError:
+        print("nelbo: out of memory: give it less at a time, or a larger machine", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"nelbo: {error}", file=sys.stderr)
         sys.exit(1)

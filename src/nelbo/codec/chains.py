@@ -21,6 +21,8 @@ from nelbo.codec.records import Chain, Kind
 Tiles = UInt8[np.ndarray, "_ _ _ _"]
 Tile = UInt8[np.ndarray, "_ _ _"]
 
+_LUCKY_BYTES = 1 << 10
+
 
 @dataclass
 class _Encoding:
@@ -108,6 +110,9 @@ def decode_chains(coder: ChainCoder, chains: Sequence[Chain], shape: tuple[int, 
         lanes = Lanes([messages[i] for i in active])
         for lane, tile in enumerate(coder.decode(lanes)):
             decoded[active[lane]].append(tile)
+            lanes.attempt(
+                lane, lambda chain=chains[active[lane]], lane=lane: _check_growth(chain, messages[active[lane]])
+            )
         errors |= {active[lane]: _explained(chains[active[lane]], error) for lane, error in lanes.errors.items()}
     for i, chain in enumerate(chains):
         try:
@@ -139,9 +144,7 @@ def _whole(chain: Chain, message: Message, decoded: list[Tile], shape: tuple[int
     seed = bytes_of(message.unseeded())
     if not 0 <= len(seed) - chain.n_seed_bytes < 4 or any(seed[chain.n_seed_bytes :]):
         raise CorruptArchiveError(f"{chain} ends on a seed of another length: the file is damaged")
-    parts = split_parts(seed[: chain.n_seed_bytes])
-    if len(parts) != chain.n_seed_tiles:
-        raise CorruptArchiveError(f"{chain} has another number of tiles in its seed: the file is damaged")
+    parts = split_parts(seed[: chain.n_seed_bytes], chain.n_seed_tiles)
     c, h, w = shape
     rows = [jpegxl.decode(part, (h, w) if c == 1 else (h, w, c), np.dtype(np.uint8)) for part in parts]
     tiles = np.stack([*decoded, *(row.reshape(h, w, c).transpose(2, 0, 1) for row in rows)])
@@ -150,6 +153,18 @@ def _whole(chain: Chain, message: Message, decoded: list[Tile], shape: tuple[int
             f"{chain} decodes to other pixels than were coded: the file or the model is not the one"
         )
     return tiles
+
+
+def _check_growth(chain: Chain, message: Message) -> None:
+    """Checks that a message shrinks while it is decoded, so that no chain takes more memory than its tiles and itself.
+
+    The probability that tiles were coded in -a bits is at most 2^-a, for E_q[p(x, z) / q(z | x)] is p(x).
+
+    Raises:
+        CorruptArchiveError: If it is longer than it was, by more than chance ever makes it.
+    """
+    if 4 * message.n_words > len(chain.payload) + _LUCKY_BYTES:
+        raise CorruptArchiveError("its tiles would have been coded in less than no bits")
 
 
 def _explained(chain: Chain, error: Exception) -> CorruptArchiveError:

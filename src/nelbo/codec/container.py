@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from nelbo.codec.errors import CorruptArchiveError
 from nelbo.codec.framing import Readable, Seekable, Writable, checked, read_exactly, unchecked
 from nelbo.codec.records import (
+    CHAIN_HEAD_BYTES,
     CHAIN_MAGIC,
+    MAX_CHAIN_PIXELS,
     SIGNATURE,
     Chain,
     Header,
@@ -144,6 +146,8 @@ def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
         raise CorruptArchiveError("the archive's index is longer than the file: the file is damaged")
     stream.seek(start)
     index = unchecked(read_exactly(stream, n_index), "the index")
+    if (len(index) - _INDEX.size - len(packed)) // _PLACE.size * CHAIN_HEAD_BYTES > start:
+        raise CorruptArchiveError("the archive's index has more chains than the file: the file is damaged")
     places = _unpack_index(index, packed)
     if len(packed) + sum(place.n_bytes for place in places) != start:
         raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
@@ -225,6 +229,8 @@ def _check_tiles(chain: Chain, header: Header) -> None:
     first_tiles, end = header.first_tiles, chain.first_tile + chain.n_tiles
     if end > first_tiles[-1]:
         raise CorruptArchiveError(f"{chain} holds more tiles than there are: the file is damaged")
+    if chain.n_tiles * header.tile_shape[1] * header.tile_shape[2] > MAX_CHAIN_PIXELS:
+        raise CorruptArchiveError(f"{chain} claims {chain.n_tiles} tiles, more than 2^31 pixels: the file is damaged")
     if chain.kind is Kind.BITS_BACK and not header.gammas:
         raise CorruptArchiveError(f"{chain} needs a time schedule, and there is none: the file is damaged")
     whole = all(first_tiles[bisect_left(first_tiles, tile)] == tile for tile in (chain.first_tile, end))

@@ -1,5 +1,7 @@
 """Image files and folders on their way into an archive and out of it: names, sizes, modes, and nothing altered."""
 
+import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -57,16 +59,47 @@ def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | Non
     return Source(entries, lambda i: found[i][1]())
 
 
-def write_image(pixels: Pixels, entry: Entry, folder: Path) -> None:
-    """Writes an image of an archive below a folder.
+class Unpacked:
+    """The folder that an archive's images are written to.
 
-    Raises:
-        NelboError: If its name would lead out of the folder, by a link in it, or it cannot be written.
+    Args:
+        folder: The folder.
+        force: Whether files that are there are overwritten. Those that were written here never are.
     """
-    path = member_path(entry, folder)
-    with new_file(path) as temporary:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        image.save(temporary)
+
+    def __init__(self, folder: Path, force: bool = False) -> None:
+        self._folder, self._force = folder, force
+        self._written: dict[str, Path] = {}
+
+    def check(self, entry: Entry) -> Path:
+        """Returns where an image is written, if it may be.
+
+        Raises:
+            NelboError: As :func:`member_path`, or if a file or a link is there.
+        """
+        path = member_path(entry, self._folder)
+        if os.path.lexists(path) and not self._force:
+            raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
+        return path
+
+    def write(self, pixels: Pixels, entry: Entry) -> None:
+        """Writes an image.
+
+        Raises:
+            NelboError: As :meth:`check`, if it is the same file as another image of the archive here, as names that
+                differ in case or in Unicode's form alone may be, or if it cannot be written.
+        """
+        path = member_path(entry, self._folder)
+        same = unicodedata.normalize("NFKC", str(path.parent.resolve() / path.name)).casefold()
+        other = self._written.setdefault(same, path)
+        if other is not path and path.exists() and path.samefile(other):
+            raise NelboError(f"{path} and {other} are one file on this system: decompress the archive on another")
+        path = self.check(entry)
+        with new_file(path) as temporary:
+            try:
+                Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
+            except (OSError, ValueError) as error:
+                raise NelboError(f"cannot write {path} with mode {entry.mode}: {error}") from None
 
 
 def member_path(entry: Entry, folder: Path) -> Path:

@@ -50,14 +50,19 @@ def join_parts(parts: Sequence[bytes]) -> bytes:
     return U32.pack(len(parts)) + lengths + b"".join(parts)
 
 
-def split_parts(data: bytes) -> list[bytes]:
+def split_parts(data: bytes, n_parts: int) -> list[bytes]:
     """Returns the byte strings that were joined, the inverse of :func:`join_parts`.
 
+    Args:
+        data: The joined byte strings.
+        n_parts: How many there must be: a part of four bytes in a file would be some hundred as an object.
+
     Raises:
-        CorruptArchiveError: If the lengths do not add up to what is there.
+        CorruptArchiveError: If there is another number of them, or the lengths do not add up to what is there.
     """
-    n_parts = U32.unpack_from(data)[0] if len(data) >= U32.size else -1
-    if not 0 <= U32.size * (n_parts + 1) <= len(data) or n_parts < 0:
+    if data[: U32.size] != U32.pack(n_parts):
+        raise CorruptArchiveError("a list of parts holds another number than it should: the file is damaged")
+    if U32.size * (n_parts + 1) > len(data):
         raise CorruptArchiveError("a list of parts is longer than what holds it: the file is damaged")
     lengths = struct.unpack_from(f"<{n_parts}I", data, U32.size)
     ends = list(itertools.accumulate(lengths, initial=U32.size * (n_parts + 1)))

@@ -39,17 +39,20 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Pixels:
 
     Raises:
         CorruptArchiveError: If the bytes hold something else. The size is read before anything is allocated.
+        NelboError: If there is no memory for so many pixels.
     """
     import imagecodecs
 
     if size_of(data) != shape[:2]:
         raise CorruptArchiveError("a JPEG XL image has another size than the archive says: the file is damaged")
     try:
-        pixels = np.asarray(imagecodecs.jpegxl_decode(data, numthreads=1))
+        pixels = np.empty(shape, dtype)
+        # Into memory of the right shape, and of one frame: what else a stream claims is refused, not allocated.
+        imagecodecs.jpegxl_decode(data, index=0, numthreads=1, out=pixels)
+    except MemoryError:
+        raise NelboError(f"there is no memory for an image of {shape[1]} x {shape[0]} pixels") from None
     except Exception as error:  # The decoder's own kinds of errors, and whatever damaged data leads to.
         raise CorruptArchiveError(f"a JPEG XL image is damaged ({' '.join(str(error).split())[:80]})") from None
-    if pixels.shape != shape or pixels.dtype != dtype:
-        raise CorruptArchiveError("a JPEG XL image has other channels than the archive says: the file is damaged")
     return pixels
 
 
@@ -76,7 +79,10 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def _codestream(data: bytes) -> bytes:
-    """Returns the first bytes of the codestream in a container's box ``jxlc``; without a container, the data."""
+    """Returns the first bytes of the codestream in a container's box ``jxlc``; without a container, the data.
+
+    A codestream in parts, boxes ``jxlp``, is refused: a decoder would read those before a ``jxlc`` that follows.
+    """
     if not data.startswith(_CONTAINER):
         return data
     at = 0
@@ -84,7 +90,7 @@ def _codestream(data: bytes) -> bytes:
         n_bytes, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if kind == b"jxlc":
             return data[at + 8 : at + 8 + 14] if n_bytes != 1 else data[at + 16 : at + 16 + 14]
-        if n_bytes < 8:
+        if n_bytes < 8 or kind == b"jxlp":
             break
         at += n_bytes
     return b""

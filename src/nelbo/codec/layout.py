@@ -13,7 +13,7 @@ from nelbo.codec import jpegxl
 from nelbo.codec.errors import CorruptArchiveError
 from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.members import Entry
-from nelbo.codec.records import Chain, Header, Kind
+from nelbo.codec.records import MAX_CHAIN_PIXELS, Chain, Header, Kind
 from nelbo.codec.tiles import CHANNELS, pixel_shape, pixel_type
 from nelbo.errors import NelboError
 
@@ -68,9 +68,12 @@ def spans_of(header: Header, n_chain: int) -> Iterator[Span]:
         n_chain: Images of the model's own size a chain; larger ones count as their tiles.
     """
     first, entries = 0, header.entries
+    most = MAX_CHAIN_PIXELS // (header.tile_shape[1] * header.tile_shape[2])
     for i in range(1, len(entries) + 1):
         n_tiles = header.first_tiles[i] - header.first_tiles[first]
-        if i == len(entries) or n_tiles >= n_chain or _suits(entries[i], header) != _suits(entries[first], header):
+        is_full = i < len(entries) and header.first_tiles[i + 1] - header.first_tiles[first] > most
+        differs = i < len(entries) and _suits(entries[i], header) != _suits(entries[first], header)
+        if i == len(entries) or n_tiles >= n_chain or is_full or differs:
             yield Span(first, i, _suits(entries[first], header))
             first = i
 
@@ -97,9 +100,7 @@ def jpeg_xl_images(chain: Chain, header: Header) -> list[Pixels]:
     """
     first = bisect_left(header.first_tiles, chain.first_tile)
     end = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
-    parts = split_parts(chain.payload)
-    if len(parts) != end - first:
-        raise CorruptArchiveError(f"{chain} has another number of images: the file is damaged")
+    parts = split_parts(chain.payload, end - first)
     entries = header.entries[first:end]
     images = [jpegxl.decode(part, pixel_shape(e), pixel_type(e)) for part, e in zip(parts, entries, strict=True)]
     if _hash(images) != chain.pixel_hash:

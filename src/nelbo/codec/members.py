@@ -17,6 +17,7 @@ from nelbo.errors import NelboError
 MODES = ("L", "RGB", "LA", "RGBA", "I;16")  # Pillow's names; their places are the codes in the file.
 MAX_IMAGES = 1 << 18
 MAX_NAME_BYTES = 1024
+MAX_NAMES = 1 << 26  # Bytes of all names together.
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30
 _MAX_DIGITS = 18
@@ -48,11 +49,7 @@ def safe_member_path(name: str) -> PurePosixPath:
         NelboError: If the name is absolute, climbs out with ``..``, names a drive or a device of Windows, or holds
             a backslash or a character that is not for print.
     """
-    problem = _problem_of(name)
-    if problem:
-        raise NelboError(
-            f"{ascii(name)[:80]} is no safe name for a member of an archive: it {problem}; rename the file"
-        )
+    _check_name(name, set())
     return PurePosixPath(name)
 
 
@@ -64,18 +61,20 @@ def check_entries(entries: Sequence[Entry]) -> None:
     """
     if not 1 <= len(entries) <= MAX_IMAGES:
         raise NelboError(f"{len(entries)} images: an archive holds 1 to {MAX_IMAGES}")
-    names = {entry.name for entry in entries}
+    names, folders = {entry.name for entry in entries}, set[str]()
     if len(names) < len(entries):
         raise NelboError("two images of an archive have the same name: rename one")
+    if sum(len(name.encode(errors="surrogatepass")) for name in names) > MAX_NAMES:
+        raise NelboError(f"the names of an archive's images take more than {MAX_NAMES} bytes: shorten them")
     for entry in entries:
-        path = safe_member_path(entry.name)
-        if any(str(parent) in names for parent in path.parents):
-            raise NelboError(f"{entry.name!a} lies in a folder that has the name of another image: rename one")
+        _check_name(entry.name, folders)
         sides = entry.width, entry.height
         if not (min(sides) >= 1 and max(sides) <= MAX_SIDE and entry.width * entry.height <= MAX_PIXELS):
             raise NelboError(f"{entry.name!a} has {entry.width} x {entry.height} pixels: the limit is 2^30")
         if entry.mode not in MODES:
             raise NelboError(f"{entry.name!a} has mode {entry.mode!r}: an archive holds {', '.join(MODES)}")
+    if clash := names & folders:
+        raise NelboError(f"{min(clash)!a} is an image of an archive and the folder of another: rename one")
 
 
 def pack_entries(entries: Sequence[Entry]) -> bytes:
@@ -97,7 +96,7 @@ def unpack_entries(data: bytes, n_images: int) -> list[Entry]:
     Raises:
         CorruptArchiveError: If the bytes are no such list of so many images.
     """
-    entries, previous, size, at = [], b"", (0, 0), 0
+    entries, previous, size, at, n_names = [], b"", (0, 0), 0, 0
     while len(entries) < n_images:
         n_shared, at = _take_varint(data, at)
         n_own, at = _take_varint(data, at)
@@ -113,6 +112,9 @@ def unpack_entries(data: bytes, n_images: int) -> list[Entry]:
         code &= ~_SAME_SIZE
         if code >= len(MODES) or not 1 <= count <= n_images - len(entries):
             raise CorruptArchiveError("the list of images has a senseless mode or count: the file is damaged")
+        n_names += count * len(previous)
+        if n_names > MAX_NAMES:
+            raise CorruptArchiveError(f"the names of the images claim more than {MAX_NAMES} bytes: the file is damaged")
         entries += [Entry(name, *size, MODES[code]) for name in _count_up(_decoded(previous), count)]
     if at != len(data):
         raise CorruptArchiveError("the list of images has bytes left over: the file is damaged")
@@ -123,23 +125,44 @@ def unpack_entries(data: bytes, n_images: int) -> list[Entry]:
     return entries
 
 
-def _problem_of(name: str) -> str | None:
-    """Returns what makes a name unsafe, for a sentence; None if nothing does."""
-    parts = name.split("/")
-    bases = [re.split("[.:]", part)[0].rstrip(" ").casefold() for part in parts]
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+def _check_name(name: str, folders: set[str]) -> None:
+    """Checks a name from its last part up to the first folder that is among those found safe, and adds its own.
+
+    So a list whose every name has hundreds of folders takes no longer than its names.
+
+    Raises:
+        NelboError: If the name is not safe.
+    """
+    folder, part, checked = name, "", []
+    problem = (
+        f"has more than {MAX_NAME_BYTES} bytes" if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES else None
+    )
+    while not problem and folder not in folders:
+        checked.append(folder)
+        folder, slash, part = folder.rpartition("/")
+        problem = _problem_of(part)
+        if not slash:
+            break
+    if problem:
+        raise NelboError(
+            f"{ascii(name)[:80]} is no safe name for a member of an archive: it {problem}; rename the file"
+        )
+    folders.update(checked[1:])
+
+
+def _problem_of(part: str) -> str | None:
+    """Returns what makes a part of a name unsafe, for a sentence; None if nothing does."""
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in part):
         return "holds a control character"
-    if len(name.encode()) > MAX_NAME_BYTES:
-        return f"has more than {MAX_NAME_BYTES} bytes"
-    if "\\" in name:
+    if "\\" in part:
         return "holds a backslash"
-    if any(part in ("", ".", "..") for part in parts):
+    if part in ("", ".", ".."):
         return "is absolute, empty or climbs out of its folder"
-    if any(re.match("[A-Za-z]:", part) for part in parts):
+    if re.match("[A-Za-z]:", part):
         return "names a drive"
-    if any(part[-1] in " ." for part in parts):
+    if part[-1] in " .":
         return "has a part that ends with a dot or a space"
-    if any(base in _DEVICES for base in bases):
+    if re.split("[.:]", part)[0].rstrip(" ").casefold() in _DEVICES:
         return "names a device"
     return None
 

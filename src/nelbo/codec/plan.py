@@ -96,9 +96,9 @@ def unpack_plan(data: bytes, n_levels: int, image_shape: tuple[int, int, int]) -
     Raises:
         CorruptArchiveError: If they are no plan of so many levels for such images.
     """
-    *packed, ratios = split_parts(_inflated(data)) or [b""]
+    *packed, ratios = split_parts(_inflated(data), 12)
     arrays = [_integers(part) for part in packed]
-    if len(arrays) != 11 or len(arrays[0]) != 8:
+    if len(arrays[0]) != 8:
         raise _damaged()
     numbers, steps, q_rates, up, down, down_x, p_rates, colours, offsets, weights, scales = arrays
     first, exit, kind, slope, sharpness, rounding, *block = numbers.tolist()

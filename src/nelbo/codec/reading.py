@@ -118,21 +118,35 @@ def standard_tables() -> Tables:
 
 
 def _recovered(header: Header, contents: Iterable[tuple[Chain, Content]]) -> Iterator[tuple[Entry, Pixels]]:
-    """Yields the images whose every tile is in a whole chain; images may go over from one chain to the next."""
+    """Yields the images whose every tile is in a whole chain, each once, though a damaged file may repeat a chain.
+
+    Images may go over from one chain to the next.
+    """
     tiles: dict[int, UInt8[np.ndarray, "c h w"]] = {}
+    done: set[int] = set()
     for chain, content in contents:
         if isinstance(content, Exception):
             continue
-        first = bisect_left(header.first_tiles, chain.first_tile)
         if isinstance(content, list):
-            yield from zip(header.entries[first : first + len(content)], content, strict=True)
-            continue
-        tiles |= dict(enumerate(content, chain.first_tile))
-        last = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
-        for i in range(bisect_right(header.first_tiles, chain.first_tile) - 1, last):
-            wanted = range(header.first_tiles[i], header.first_tiles[i + 1])
-            if all(tile in tiles for tile in wanted):
-                yield header.entries[i], joined(np.stack([tiles.pop(tile) for tile in wanted]), header.entries[i])
+            whole = enumerate(content, bisect_left(header.first_tiles, chain.first_tile))
+        else:
+            tiles |= dict(enumerate(content, chain.first_tile))
+            whole = _completed(header, chain, tiles)
+        for i, pixels in whole:
+            if i not in done:
+                yield header.entries[i], pixels
+            done.add(i)
+
+
+def _completed(
+    header: Header, chain: Chain, tiles: dict[int, UInt8[np.ndarray, "c h w"]]
+) -> Iterator[tuple[int, Pixels]]:
+    """Yields the images that a chain's tiles complete, and takes their tiles out."""
+    last = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
+    for i in range(bisect_right(header.first_tiles, chain.first_tile) - 1, last):
+        wanted = range(header.first_tiles[i], header.first_tiles[i + 1])
+        if all(tile in tiles for tile in wanted):
+            yield i, joined(np.stack([tiles.pop(tile) for tile in wanted]), header.entries[i])
 
 
 def _raised(content: Content) -> list[Pixels] | Tiles:

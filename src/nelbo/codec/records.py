@@ -3,7 +3,7 @@
 Whatever is wrong with a file ends in one of three errors: it is damaged (:class:`CorruptArchiveError`), from a newer
 version (:class:`UnsupportedArchiveError`), or made with another model (:class:`WrongModelError`). Every length is
 compared with its limit, and what a stream holds is read piece by piece, so no field can make the reader allocate more
-than the file has bytes, apart from the list of images: at most 2^18 of them, about 60 MB.
+than the file has bytes, apart from what docs/format.md states: the list of images, the plan, a chain's pixels.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ MAX_HEADER_BYTES = 1 << 26
 MAX_PAYLOAD_BYTES = 1 << 30
 MAX_STEPS = 10_000
 MAX_TILES = (1 << 32) - 1  # Of a chain.
+MAX_CHAIN_PIXELS = 1 << 31  # Of a chain's tiles together: what its few bytes may make a reader allocate.
 CHAIN_MAGIC = b"\x89nCh"
 PIXEL_HASH_BYTES = 16
 
@@ -220,10 +221,9 @@ def _unpack_body(body: bytes) -> Header:
     sha256, executor, precision, channels, height, width, kappa, n_images = _FIXED.unpack_from(body)
     if precision != PROBABILITY_BITS:
         raise UnsupportedArchiveError(f"the archive has {precision}-bit probabilities: upgrade nelbo to read it")
-    parts = split_parts(body[_FIXED.size :])
-    if len(parts) != 5 or len(parts[2]) % _F64.size or n_images > MAX_IMAGES:
+    name, kernel, gammas, plan, entries = split_parts(body[_FIXED.size :], 5)
+    if len(gammas) % _F64.size or len(gammas) > _F64.size * (MAX_STEPS + 1) or n_images > MAX_IMAGES:
         raise CorruptArchiveError("the header does not hold what it should: the file is damaged")
-    name, kernel, gammas, plan, entries = parts
     try:
         return Header(
             name.decode(),
