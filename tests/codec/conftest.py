@@ -1,11 +1,23 @@
-"""What the codec's tests share: the tables, and one case of each codec."""
+"""What the codec's tests share: the tables, one case of each codec, a small archive and its parts."""
 
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from io import BytesIO
+
+import google_crc32c
 import numpy as np
 import pytest
 import torch
 
 from nelbo.basis import Basis
+from nelbo.codec import reading
+from nelbo.codec.archive import Codec as ImageCodec
 from nelbo.codec.codecs import CODECS, Codec
+from nelbo.codec.container import read_chain_at, read_places
+from nelbo.codec.layout import Source
+from nelbo.codec.members import Entry
+from nelbo.codec.records import Kind
 from nelbo.codec.tables import (
     Tables,
     build_tables,
@@ -14,6 +26,8 @@ from nelbo.codec.tables import (
     rate_integers,
     sharpness_integers,
 )
+from nelbo.codec.tiles import pixel_shape
+from nelbo.errors import NelboError
 from nelbo.exit import NEIGHBOURS, Exit
 from nelbo.fingerprint import fingerprint
 from nelbo.model import VDM
@@ -120,3 +134,148 @@ def exit_of(kind: str, rng: np.random.Generator, scale: float) -> Exit:
     scales = np.array([[scale, 0.2, 0.1, 0.2]] * 3)[:, : 4 if NEIGHBOURS[kind] else 1]
     weights = rng.normal(0, 0.2 / n_known**0.5, (3, n_known))
     return Exit(kind, torch.from_numpy(weights), torch.from_numpy(scales + rng.normal(0, 0.01, scales.shape)), 0.5)
+
+
+# Archives taken apart
+
+
+def _crc(data: bytes) -> bytes:
+    return struct.pack("<I", google_crc32c.value(data))
+
+
+@dataclass
+class Parts:
+    """The records of an archive without their checksums; a chain is its fields and its payload."""
+
+    preamble: bytes
+    header: bytes
+    chains: list[tuple[bytes, bytes]]
+    index: bytes
+    footer: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> "Parts":
+        """Takes an archive apart."""
+        _, places = read_places(BytesIO(data))
+        n_header = struct.unpack_from("<I", data, 12)[0]
+        chains = [data[place.offset : place.offset + place.n_bytes] for place in places]
+        start = places[-1].offset + places[-1].n_bytes
+        split = [(chain[8:84], chain[84:]) for chain in chains]
+        return cls(data[:16], data[20 : 20 + n_header], split, data[start:-24], data[-20:-12])
+
+    def sealed(self) -> bytes:
+        """Returns the archive with true checksums; lengths are as the fields say."""
+        chains = (b"\x89nCh" + _crc(fields) + fields + payload for fields, payload in self.chains)
+        head = b"".join(record + _crc(record) for record in (self.preamble, self.header))
+        tail = self.index + _crc(self.index) + self.footer + _crc(self.footer) + b"\x89NBOEND\n"
+        return head + b"".join(chains) + tail
+
+    def fitted(self) -> bytes:
+        """Returns the archive with true checksums and true lengths, to reach what lies behind them."""
+        chains = [(f[:64] + struct.pack("<Q", len(p)) + _crc(p), p) for f, p in self.chains]
+        places = b"".join(f[4:8] + struct.pack("<Q", 84 + len(p)) for f, p in chains)
+        index = struct.pack("<4sII", b"\x89nIx", len(chains), 0) + places
+        preamble = self.preamble[:12] + struct.pack("<I", len(self.header))
+        return Parts(preamble, self.header, chains, index, struct.pack("<Q", len(index) + 4)).sealed()
+
+
+@pytest.fixture(scope="session")
+def parts_of():
+    """Takes an archive apart."""
+    return Parts.of
+
+
+@pytest.fixture(scope="session")
+def archived():
+    """The images of the small archive, by entry."""
+    entries = [*(Entry(f"{i}.png", 8, 8, "RGB") for i in range(1, 6)), Entry("deep/x.png", 5, 3, "RGBA")]
+    rng = np.random.default_rng(0)
+    return {entry: rng.integers(0, 32, pixel_shape(entry), np.uint8) for entry in entries}
+
+
+@pytest.fixture(scope="session")
+def small_archive(small_model, small_frozen, schedule_of, archived):
+    """Two bits-back chains, of three images and of two, and one of JPEG XL; 2 kB."""
+    codec = ImageCodec(
+        small_model, schedule_of("analytic", "causal", (0.5, 2.0), 0.0), small_frozen, "small", n_chain=3
+    )
+    stream, entries = BytesIO(), list(archived)
+    with pytest.MonkeyPatch.context() as patch:  # JPEG XL beats an untrained network; here it counts for nothing.
+        patch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+        codec.write(stream, Source(entries, lambda i: archived[entries[i]]))
+    data = stream.getvalue()
+    header, places = read_places(BytesIO(data))
+    kinds = [read_chain_at(BytesIO(data), header, place).kind for place in places]
+    assert kinds == [Kind.BITS_BACK, Kind.BITS_BACK, Kind.JPEG_XL]
+    return data
+
+
+@pytest.fixture(scope="module")
+def remembered():
+    """Decodes each chain once for each header that decides what it decodes to: else the network takes an hour."""
+    coders, known, plain = {}, {}, {}
+    coder_of, decode_chains, plain_images = reading.coder_of, reading.decode_chains, reading._plain_images
+
+    def coder_once(header, given=None):
+        key = replace(header, entries=(Entry("x", 1, 1, "L"),), model_name="", kernel="")
+        if key not in coders:
+            coders[key] = coder_of(header, given)
+        return coders[key]
+
+    def decode_once(coder, chains, shape):
+        new = [chain for chain in chains if (coder, chain) not in known]
+        known.update(zip(((coder, chain) for chain in new), decode_chains(coder, new, shape), strict=True))
+        return [known[coder, chain] for chain in chains]
+
+    def plain_once(chain, header):
+        key = chain, tuple(header.entries[:10]), header.tile_shape
+        if key not in plain:
+            plain[key] = plain_images(chain, header)
+        return plain[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "coder_of", coder_once)
+        patch.setattr(reading, "decode_chains", decode_once)
+        patch.setattr(reading, "_plain_images", plain_once)
+        yield
+
+
+@pytest.fixture
+def decoded(small_frozen, archived, remembered, tmp_path, monkeypatch):
+    """Decodes bytes in order, by the index and in recovery; returns how many images came, None after an error.
+
+    Who forges checksums can name an image otherwise and cut it; then every tile is still one that was coded.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def is_tile(block):
+        originals = (pixels[: len(block), : block.shape[1]] for pixels in archived.values())
+        return any(np.array_equal(block, original) for original in originals)
+
+    def is_right(entry, pixels, forged):
+        if not forged:
+            return entry in archived and np.array_equal(pixels, archived[entry])
+        corners = ((y, x) for y in range(0, pixels.shape[0], 8) for x in range(0, pixels.shape[1], 8))
+        return all(is_tile(pixels[y : y + 8, x : x + 8]) for y, x in corners)
+
+    def count(opened, data, forged):
+        n = 0
+        with suppress(NelboError):
+            for entry, pixels in opened(BytesIO(data), small_frozen)[1]:
+                assert is_right(entry, pixels, forged), f"a wrong image: {entry}"
+                n += 1
+            return n
+        return None
+
+    def by_index(data):
+        with suppress(NelboError):
+            header, places = read_places(BytesIO(data))
+            for place in places:
+                read_chain_at(BytesIO(data), header, place)
+
+    def outcome(data, forged=False, recover=True):
+        by_index(data)
+        recovered = count(reading.recover_archive, data, forged) if recover else None
+        return count(reading.read_archive, data, forged), recovered
+
+    return outcome
