@@ -7,6 +7,10 @@ import pytest
 from PIL import Image
 
 from nelbo.cli.main import main
+from nelbo.codec.container import ArchiveWriter
+from nelbo.codec.files import Unpacked
+from nelbo.codec.members import Entry
+from nelbo.errors import NelboError
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +148,120 @@ def test_a_link_in_the_output_folder_leads_nowhere(folder, tmp_path, capsys):
     assert run("decompress", "a.nelbo", "-o", "out", "-q") == 1
     assert "remove the link" in capsys.readouterr().err
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """One grey image of 9 x 5 pixels, and its archive."""
+    Image.fromarray(np.arange(45, dtype=np.uint8).reshape(5, 9)).save(tmp_path / "x.png")
+    assert compress("x.png", "-o", "x.nelbo") == 0
+    return tmp_path / "x.png"
+
+
+def one_line(capsys, status=1):
+    """Returns the one line that a failing command ends in."""
+    error = capsys.readouterr().err
+    assert error.startswith("nelbo: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_what_is_no_archive_is_refused_in_one_line(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for data in (b"", bytes(999), rng.bytes(5000), b"\x89NBO\n\x1a\n" + bytes(99)):
+        (tmp_path / "no.nelbo").write_bytes(data)
+        for verb in ("list", "test", "decompress", "recover"):
+            assert run(verb, "no.nelbo", *(["-o", "out"] if verb in ("decompress", "recover") else [])) == 1
+            one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_compressed_is_refused_in_one_line(tmp_path, picture, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("hello")
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:-30])
+    (tmp_path / "head.png").write_bytes(picture.read_bytes()[:20])
+    for name in ("empty", "text", "text/a.txt", "cut.png", "head.png", "missing.png"):
+        assert compress(name, "-o", "a.nelbo") == 1
+        assert name in one_line(capsys)
+        assert not (tmp_path / "a.nelbo").exists()
+
+
+def test_an_image_is_not_overwritten_by_its_own_archive(picture, capsys):
+    before = picture.read_bytes()
+    assert compress("x.png", "-o", "x.png", "-f") == 1
+    assert "another name" in one_line(capsys)
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize("lanes", [0, -1])
+@pytest.mark.usefixtures("picture")
+def test_no_lanes_decode_nothing(capsys, lanes):
+    """They did: ``nelbo test --lanes 0`` called any archive whole."""
+    assert run("test", "x.nelbo", "--lanes", lanes) == 1
+    assert "1 lane or more" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("picture")
+def test_folders_that_cannot_be_written_are_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("decompress", "x.nelbo", "-o", "file/out", "-q") == 1
+    one_line(capsys)
+    assert compress("x.png", "-o", "file/a.nelbo") == 1
+    one_line(capsys)
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path, picture, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveWriter, "close", interrupt)
+        assert compress("x.png", "-o", "a.nelbo") == 130
+        assert compress("x.png", "-o", "x.nelbo", "-f", "--rm") == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("nelbo.codec.files.Image.fromarray", interrupt)
+        assert run("decompress", "x.nelbo", "-o", ".", "-f", "-q") == 130
+    assert capsys.readouterr().err == "nelbo: interrupted\n" * 3
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run("test", "x.nelbo") == 0
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path, picture, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.png").symlink_to(tmp_path / "elsewhere")
+    assert run("decompress", "x.nelbo", "-o", "out", "-q") == 1
+    assert "exists" in one_line(capsys)
+    assert run("decompress", "x.nelbo", "-o", "out", "-q", "-f") == 0
+    assert not (tmp_path / "elsewhere").exists()  # The link itself is replaced.
+    assert_same(picture, tmp_path / "out" / "x.png")
+
+
+def test_names_as_long_as_a_system_has_them_come_back(tmp_path, picture):
+    name = 251 * "n" + ".png"
+    picture.rename(tmp_path / name)
+    assert compress(name, "-o", "a.nelbo") == 0
+    assert run("decompress", "a.nelbo", "-o", "out", "-q") == 0
+    assert (tmp_path / "out" / name).is_file()
+
+
+@pytest.mark.parametrize(("first", "second"), [("A.png", "a.png"), ("\u00e9.png", "e\u0301.png"), ("ﬁ.png", "fi.png")])
+def test_names_that_are_one_file_somewhere_are_refused_there(tmp_path, first, second):
+    """On a system that folds case or Unicode's forms, the second image would silently replace the first."""
+
+    entries = [Entry(name, 2, 2, "L") for name in (first, second)]
+    unpacked, pixels = Unpacked(tmp_path / "folded", force=True), np.zeros((2, 2), np.uint8)
+    unpacked.write(pixels, entries[0])
+    if not (tmp_path / "folded" / second).exists():  # This system folds nothing: a second name for the file does it.
+        (tmp_path / "folded" / second).hardlink_to(tmp_path / "folded" / first)
+    with pytest.raises(NelboError, match="one file on this system"):
+        unpacked.write(pixels, entries[1])
+
+
+def test_a_member_that_its_format_cannot_hold_is_named(tmp_path):
+
+    with pytest.raises(NelboError, match=r"x\.bmp with mode LA"):
+        Unpacked(tmp_path).write(np.zeros((2, 2, 2), np.uint8), Entry("x.bmp", 2, 2, "LA"))
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from nelbo.codec.container import (
 )
 from nelbo.codec.errors import CorruptArchiveError, UnsupportedArchiveError, WrongModelError
 from nelbo.codec.framing import join_parts, split_parts
+from nelbo.codec.layout import spans_of
 from nelbo.codec.members import MAX_IMAGES, Entry
 from nelbo.codec.records import (
     SIGNATURE,
@@ -385,6 +386,15 @@ def test_headers_that_cannot_be_are_refused(changes):
 def test_chains_that_cannot_be_are_refused(changes):
     with pytest.raises(CorruptArchiveError):
         dataclasses.replace(CHAINS[0], **changes)
+
+
+def test_chains_stay_within_their_limit():
+    """Whatever --chain says, no chain holds more pixels than a reader must take."""
+    images = [Entry(f"{i}.png", 2**15, 2**15, "RGB") for i in range(3)]
+    header = make_header(images)
+    assert [(span.first, span.end) for span in spans_of(header, 10**9)] == [(0, 2), (2, 3)]
+    with pytest.raises(CorruptArchiveError, match=r"more than 2\^31 pixels"):
+        archive_of(header, [make_chain(0, 3 * 2**20)])
 
 
 # The model

@@ -1,5 +1,6 @@
 """Member names cannot leave the output folder, and the list of images packs and unpacks."""
 
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -175,3 +176,19 @@ def test_counts_without_a_number_are_refused(name):
     run = bytes([0, len(name)]) + name + bytes([2, 1, 5, 5])
     with pytest.raises(CorruptArchiveError):
         unpack_entries(run, 2)
+
+
+def test_ten_thousand_names_in_hundreds_of_folders_are_checked_at_once():
+    """A folder is checked once, not for each name in it: a kilobyte that claimed 2^18 such names took minutes."""
+    images = [Entry("a/" * 500 + f"{i}.png", 1, 1, "L") for i in range(10_000)]
+    start = time.process_time()
+    check_entries(images)
+    assert time.process_time() - start < 2
+    with pytest.raises(NelboError, match="folder"):
+        check_entries([*images, Entry("a/a", 1, 1, "L")])
+
+
+def test_names_that_are_long_together_are_refused():
+    run = bytes([0, 0xE9, 7]) + b"a" * 1000 + b"1" + b"\x80\x80\x10" + bytes([1, 1, 1])
+    with pytest.raises(CorruptArchiveError, match="names of the images claim more"):
+        unpack_entries(run, MAX_IMAGES)

@@ -53,6 +53,8 @@ def compress(
 
     check_free(out, force)
     paths = [Path(each) for each in images]
+    if out.is_file() and any(path.is_file() and path.samefile(out) for path in paths):
+        raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
     source = open_source(paths, lambda: sys.stdin.buffer.read())
     codec = _codec(model, frozen, steps, chain, lanes, verify)
     with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:

@@ -16,6 +16,7 @@ from nelbo.codec.layout import Pixels, Source
 from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
 from nelbo.codec.tiles import pixel_shape
 from nelbo.data.folder import image_files
+from nelbo.data.header import is_image_file
 from nelbo.data.images import open_images
 from nelbo.data.interface import Images
 from nelbo.errors import NelboError
@@ -48,7 +49,7 @@ def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | Non
         elif path.is_dir() and (names := image_files(path)):
             base = path.resolve().name
             found += [_file(path / name, f"{base}/{name}" if base else name) for name in names]
-        elif path.is_file() and path.suffix.lower() not in _DATA_SETS and _is_image(path):
+        elif path.is_file() and path.suffix.lower() not in _DATA_SETS and (is_image_file(path.name) or _is_image(path)):
             found.append(_file(path, path.name))
         else:
             found += _data_set(open_images(path), path.stem)

@@ -66,7 +66,13 @@ def recover_archive(
 def contents_of(
     header: Header, chains: Iterable[Chain], given: FrozenModel | None = None, n_lanes: int = N_LANES
 ) -> Iterator[tuple[Chain, Content]]:
-    """Yields each chain with what it holds."""
+    """Yields each chain with what it holds.
+
+    Raises:
+        NelboError: If there is no lane.
+    """
+    if n_lanes < 1:
+        raise NelboError(f"archives are decoded on 1 lane or more, got {n_lanes}")
     coder = None
     for group in grouped(chains, n_lanes):
         coded = [chain for chain in group if chain.kind is Kind.BITS_BACK]
