@@ -183,7 +183,7 @@ def test_ten_thousand_names_in_hundreds_of_folders_are_checked_at_once():
     images = [Entry("a/" * 500 + f"{i}.png", 1, 1, "L") for i in range(10_000)]
     start = time.process_time()
     check_entries(images)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5
     with pytest.raises(NelboError, match="folder"):
         check_entries([*images, Entry("a/a", 1, 1, "L")])
 
