@@ -226,8 +226,8 @@ def test_a_message_that_grows_while_it_is_decoded_is_refused(small_archive):
 
 def test_a_payload_longer_than_the_limit_is_not_read(small_archive, parts_of):
     class Endless(BytesIO):
-        def read(self, n=-1):
-            return super().read(n) or bytes(n)
+        def read(self, n: int | None = -1, /):
+            return super().read(n) or bytes(n or 0)
 
     parts = parts_of(small_archive)
     fields = with_field(parts.chains[0][0], 64, "Q", MAX_PAYLOAD_BYTES + 1)

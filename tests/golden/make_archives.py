@@ -61,7 +61,8 @@ def codecs(folder: Path) -> dict[str, tuple[Codec, dict[Entry, Pixels]]]:
     frozen = FrozenModel.load(folder / "small")
     (folder / "small").unlink()
     for name, gammas in SMALL.items():
-        schedule = schedule_of(model, *name.split("-"), gammas)
+        kernel, leave = name.split("-")
+        schedule = schedule_of(model, kernel, leave, gammas)
         found[f"small-{name}"] = Codec(model, schedule, frozen, "small", n_chain=4), images_of(3, 8)
     return found
 
