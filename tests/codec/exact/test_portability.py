@@ -1,34 +1,86 @@
-"""The same integers under limits on instructions and threads, each in a process of its own."""
+"""The same integers and the same archives under limits on instructions and threads, each in a process of its own."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from nelbo.bundled import bundled_models
+from nelbo.codec.exact.frozen import FrozenModel
+from nelbo.codec.frozen_files import FROZEN
+from nelbo.codec.plans import embedded_plan, with_plans
 from nelbo.pretrained import save
 
-BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "exact_portability.py"
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "portability.py"
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("exact_portability", BENCHMARK)
+@pytest.fixture
+def portability(monkeypatch):
+    spec = importlib.util.spec_from_file_location("portability", BENCHMARK)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture
+def small_case(portability, small_model, small_frozen, schedule_of, smooth_images, tmp_path):
+    save(small_model, tmp_path / "model", "# A model")
+    plan = embedded_plan(small_model, schedule_of("analytic", "causal", (0.5, 1.2, 2.0), 0.0))
+    case = portability.Case(str(tmp_path / "model"), 3, 3, (1, 2))
+    return portability.prepare(tmp_path / "small", case, with_plans(small_frozen, {3: plan}), smooth_images(6))
+
+
+@pytest.fixture
+def always_bits_back(monkeypatch):
+    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+
+
+@pytest.mark.usefixtures("always_bits_back")
+def test_one_process_agrees_with_itself_and_a_difference_is_told(portability, small_case, capsys):
+    row = portability.answers(small_case)
+    assert {what: len(values) for what, values in row.items()} == {
+        "archives": 2, "decoded": 2, "native": 3, "float32": 3, "reference": 3, "plain float32": 3
+    }  # fmt: skip
+    assert portability.reported({"a": row, "b": row}, small_case)
+    for what, name in (("archives", "archives"), ("decoded", "decoded"), ("native", "network")):
+        other = row | {what: ["other", *row[what][1:]]}
+        assert portability.differing({"a": row, "b": other}) == [name]
+        assert not portability.reported({"a": row, "b": other}, small_case)
+        assert f"DIFFERENT: {name}" in capsys.readouterr().out
+    assert portability.reported({"a": row, "b": row | {portability.AT_STAKE: ["other"]}}, small_case)
+
+
+def test_an_archive_that_decodes_to_something_else_is_told(portability, small_case):
+    row = portability.answers(small_case)
+    (small_case / "first.nelbo").write_bytes((small_case / "first.nelbo").read_bytes()[:-1])
+    cut = portability.answers(small_case)
+    assert all(value.startswith("FAILED (") for value in cut["decoded"])
+    assert portability.differing({"a": row, "b": cut}) == ["decoded"]
+
+
+def under_every_limit(portability, folder):
+    """Returns the answers under every limit on instructions, the numbers of threads mixed."""
+    rows = {
+        name: portability.under(limits, n_threads, folder)
+        for (name, limits), n_threads in zip(portability.LIMITS.items(), (2, 1, 2), strict=True)
+    }
+    assert portability.differing(rows) == []
+    return portability.n_coded((folder / "first.nelbo").read_bytes())
+
+
 @pytest.mark.slow
-def test_every_emulated_processor_gives_the_same_integers(frozen_models, models, latents, tmp_path):
-    portability = benchmark()
-    frozen_models["multiscale"].save(tmp_path / "frozen")
-    save(models["multiscale"], tmp_path / "model", "# A model")
-    torch.save(latents(models["multiscale"], 8), tmp_path / "z.pt")
-    rows = [
-        portability.under(limits, n_threads, tmp_path, str(tmp_path / "model"))
-        for limits, n_threads in zip(portability.LIMITS.values(), (2, 1, 2), strict=True)
-    ]
-    executors = ("native", "float32", "reference")
-    assert len({digest for row in rows for name in executors for digest in row[name].values()}) == 1
+def test_every_emulated_processor_gives_the_same_integers(portability, small_case):
+    under_every_limit(portability, small_case)
+
+
+@pytest.mark.slow
+def test_every_emulated_processor_writes_and_reads_the_same_archives(portability, tmp_path):
+    frozen = FrozenModel.load(bundled_models()["mnist-tiny"] / FROZEN)
+    images = portability.choose_images(portability.load("mnist-tiny"), None, 12)
+    case = portability.Case("mnist-tiny", 4, 6, (1, 2))
+    n_bits_back, n_chains = under_every_limit(portability, portability.prepare(tmp_path / "case", case, frozen, images))
+    assert n_bits_back == n_chains == 2
