@@ -1,6 +1,9 @@
 """``nelbo compress``: images into an archive."""
 
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +13,8 @@ from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.codec.archive import Codec
+    from nelbo.codec.layout import Source
+    from nelbo.codec.records import Chain
     from nelbo.time_schedule.schedule import TimeSchedule
 
 Flag = Annotated[bool, tyro.conf.arg(aliases=["-f"])]
@@ -34,6 +39,7 @@ def compress(
 
     Image files and folders keep their names, sizes and modes; the images of data sets (.npz, .npy, .parquet, .zip,
     idx) become PNG files in a folder. What the model does not suit is kept as JPEG XL. Metadata is not kept.
+    Started under torchrun, processes share the chains, for the very same archive.
 
     Args:
         images: Image files, folders, data sets; - reads an image file from standard input.
@@ -48,25 +54,70 @@ def compress(
         rm: Remove the image files when the archive is written.
         quiet: No progress, no summary.
     """
-    from nelbo.cli.archive_files import check_free, meter, output_stream
+    from nelbo.cli.archive_files import check_free
+    from nelbo.cli.sharing import n_processes
     from nelbo.codec.files import open_source
 
-    check_free(out, force)
     paths = [Path(each) for each in images]
-    if out.is_file() and any(path.is_file() and path.samefile(out) for path in paths):
-        raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
-    source = open_source(paths, lambda: sys.stdin.buffer.read())
-    codec = _codec(model, frozen, steps, chain, lanes, verify)
+
+    def open_images() -> "Source":
+        check_free(out, force)
+        if out.is_file() and any(path.is_file() and path.samefile(out) for path in paths):
+            raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
+        if n_processes() > 1 and "-" in images:
+            raise NelboError("several processes cannot share standard input: give image files instead of -")
+        return open_source(paths, lambda: sys.stdin.buffer.read())
+
+    def make_codec() -> "Codec":
+        return _codec(model, frozen, steps, chain, lanes, verify)
+
+    def write(codec: "Codec", source: "Source", groups: "Iterable[Sequence[Chain]]") -> None:
+        _write(codec, source, groups, out, quiet)
+        for path in paths if rm else []:
+            _remove(path)
+
+    if n_processes() > 1:
+        _together(open_images, make_codec, write)
+    else:
+        source, codec = open_images(), make_codec()
+        write(codec, source, codec.chains(source))
+
+
+def _together(
+    open_images: Callable[[], "Source"],
+    make_codec: Callable[[], "Codec"],
+    write: Callable[["Codec", "Source", "Iterable[Sequence[Chain]]"], None],
+) -> None:
+    """Compresses in the processes of ``torchrun``: each codes every so many chains, the first one writes."""
+    from nelbo.cli.sharing import agree, in_turn, one_of_many, same
+    from nelbo.codec.records import pack_header
+
+    with one_of_many() as world:
+        source = agree(world, open_images)
+        first = agree(world, lambda: make_codec() if world.is_first else None)  # It may freeze the model, for all.
+        codec = agree(world, lambda: first or make_codec())
+        same(world, pack_header(codec.header(source)), "images, or models frozen apart: give all one --frozen file")
+
+        def work() -> None:
+            with closing(in_turn(world, codec.chains(source, world.rank, world.size))) as groups:
+                if world.is_first:
+                    write(codec, source, groups)
+                else:
+                    deque(groups, 0)
+
+        agree(world, work)
+
+
+def _write(codec: "Codec", source: "Source", groups: "Iterable[Sequence[Chain]]", out: Path, quiet: bool) -> None:
+    from nelbo.cli.archive_files import meter, output_stream
+
     with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:
-        codec.write(stream, source, advance)
+        codec.assemble(stream, source, groups, advance)
     n_pixels = sum(entry.width * entry.height for entry in source.entries)
     if not quiet and str(out) != "-":
         n_bytes = out.stat().st_size
         shown = f"{n_bytes} bytes, {8 * n_bytes / n_pixels:.3f} bits a pixel"
         print(f"{out}: {len(source.entries)} images, {shown}", file=sys.stderr)
-    if rm:
-        for path in paths:
-            _remove(path)
 
 
 def _codec(model: str, frozen: Path | None, steps: str, chain: int, lanes: int, verify: bool) -> "Codec":

@@ -5,7 +5,8 @@ kept. Other images are JPEG XL. Chains hold whole images; as many as ``n_lanes``
 are in memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -124,15 +125,59 @@ class Codec:
         Raises:
             NelboError: If an image cannot be read, or the codec was made to decompress only.
         """
-        if self._stored is None or self._coder is None:
-            raise NelboError("this codec has no schedule, so it can only decompress: give one")
-        header = self._header(self._stored, source.entries)
+        self.assemble(stream, source, self.chains(source), progress)
+
+    def chains(self, source: Source, first: int = 0, step: int = 1) -> Iterator[list[Chain]]:
+        """Yields the chains of an archive as they are coded side by side, ``n_lanes`` or fewer at a time.
+
+        Args:
+            source: The images.
+            first: The first group of chains to code.
+            step: How many groups further the next one is: processes that share the work each take every so many.
+
+        Raises:
+            NelboError: As :meth:`write`.
+        """
+        header = self.header(source)
+        assert self._coder is not None, "a codec with a header has a coder"
+        for group in itertools.islice(grouped(spans_of(header, self._n_chain), self._n_lanes), first, None, step):
+            yield self._encode(self._coder, header, source, group)
+
+    def assemble(
+        self, stream: Writable, source: Source, groups: Iterable[Sequence[Chain]], progress: Progress = lambda n: None
+    ) -> None:
+        """Writes an archive of chains that :meth:`chains` coded, all of them in order.
+
+        Raises:
+            NelboError: If chains are missing.
+        """
+        header = self.header(source)
         writer = ArchiveWriter(stream, header)
-        for group in grouped(spans_of(header, self._n_chain), self._n_lanes):
-            for span, chain in zip(group, self._encode(self._coder, header, source, group), strict=True):
-                writer.add(chain)
-                progress(span.end - span.first)
+        for chain, span in zip(itertools.chain.from_iterable(groups), spans_of(header, self._n_chain), strict=False):
+            writer.add(chain)
+            progress(span.end - span.first)
         writer.close()
+
+    def header(self, source: Source) -> Header:
+        """Returns the header of an archive of images.
+
+        Raises:
+            NelboError: If the codec was made to decompress only.
+        """
+        stored = self._stored
+        if stored is None:
+            raise NelboError("this codec has no schedule, so it can only decompress: give one")
+        return Header(
+            self._name,
+            bytes.fromhex(self.frozen.fingerprint),
+            EXECUTOR_VERSION,
+            self.frozen.image_shape,
+            stored.kernel,
+            stored.gammas,
+            stored.kappa,
+            stored.reference,
+            source.entries,
+        )
 
     def read(self, stream: Readable) -> Iterator[tuple[Entry, Pixels]]:
         """Yields the images of an archive in order, as rows of pixels.
@@ -156,19 +201,6 @@ class Codec:
         if self.frozen.header.model_sha256 != model_sha256(model):
             raise NelboError("the frozen model was made from another model: freeze this one with nelbo freeze")
         return embedded_plan(model, schedule)
-
-    def _header(self, stored: StoredPlan, entries: Sequence[Entry]) -> Header:
-        return Header(
-            self._name,
-            bytes.fromhex(self.frozen.fingerprint),
-            EXECUTOR_VERSION,
-            self.frozen.image_shape,
-            stored.kernel,
-            stored.gammas,
-            stored.kappa,
-            stored.reference,
-            entries,
-        )
 
     def _encode(self, coder: ChainCoder, header: Header, source: Source, spans: Sequence[Span]) -> list[Chain]:
         """Returns the chains of some spans of images, each the smaller of bits-back and JPEG XL."""
