@@ -128,7 +128,8 @@ def norm_into(
     n_channels, middle, scale = x.shape[2], table.size // 2, 0.5**shift
     total, squares = np.empty(n_channels), np.empty(n_channels)
     multiplier, line = np.empty(n_channels), np.empty(n_channels)
-    row = np.empty(n_channels, np.float32)
+    row, index = np.empty(n_channels, np.float32), np.empty(n_channels, np.int32)
+    top, last = float(middle), np.float32(4 * middle)
     for image in range(start, stop):
         channel_sums(x, before, image, total, squares)
         norm_lines(total, squares, x.shape[1], groups, eps, gain, offset, point, 0.5 / scale, multiplier, line)
@@ -139,10 +140,25 @@ def norm_into(
                 for channel in range(n_channels):
                     y = np.floor((x[image, position, channel] * multiplier[channel] + line[channel]) * scale)
                     y = min(max(y, low), high)
-                    inside = table[np.int32(min(y, float(middle))) + middle]
-                    row[channel] = inside if y <= middle else y * 4
+                    row[channel] = y * 4
+                    index[channel] = np.int32(min(y, top)) + np.int32(middle)
+                for channel in range(n_channels):  # By itself, and unsigned, the look-up is one of many at a time.
+                    inside = table[np.uint32(index[channel])]
+                    row[channel] = inside if row[channel] <= last else row[channel]
             else:
                 for channel in range(n_channels):
                     y = np.floor((x[image, position, channel] * multiplier[channel] + line[channel]) * scale)
                     row[channel] = min(max(y, low), high)
             write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, position)
+
+
+@compiled
+@no_type_check
+def fall_into(logits, multiplier, scale, table, start, stop):
+    """Replaces rows of logits by what the exponential's table says of their distances from the row's largest."""
+    last = table.size - 1
+    for row in range(start, stop):
+        top = logits[row].max()
+        for column in range(logits.shape[1]):
+            below = np.floor((top - logits[row, column]) * multiplier * scale)
+            logits[row, column] = table[np.uint32(min(below, float(last)))]

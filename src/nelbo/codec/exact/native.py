@@ -7,6 +7,7 @@ call on a batch n times as large; that its sums are exact in float32 was proved 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,7 @@ from nelbo.codec.exact import formats, kernels
 from nelbo.codec.exact.formats import FEATURE_BITS, TABLE_BITS
 from nelbo.codec.exact.limbs import fewest_limbs
 from nelbo.codec.exact.linear import row_norm
-from nelbo.codec.exact.portable import Conditions, Integers, attend, features, floor_shift
+from nelbo.codec.exact.portable import Conditions, Integers, features, floor_shift
 from nelbo.codec.exact.program import (
     Add,
     AnyOperation,
@@ -44,8 +45,12 @@ class _Map:
 
     @property
     def images(self) -> Tensor:
-        """The values as images, (batch, channel, height, width), in memory channels last."""
-        return torch.from_numpy(self.values).unflatten(-2, self.sides).movedim(-1, -3)
+        """The values as images, (batch, channel, height, width), in memory channels last; digits are a larger batch.
+
+        NumPy makes views several times faster than PyTorch, which counts for one image.
+        """
+        rows = self.values.reshape(-1, *self.sides, self.values.shape[-1])
+        return torch.from_numpy(rows.transpose(0, 3, 1, 2))
 
 
 class NativeExecutor:
@@ -62,7 +67,7 @@ class NativeExecutor:
     def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
         self.program = program
         self._last_uses = program.last_uses()
-        self._sine, self._exp = tensors["table.sine"], tensors["table.exp"]
+        self._sine, self._exp = tensors["table.sine"], tensors["table.exp"].double().numpy()
         self._silu = tensors["table.silu"].numpy().astype(np.float32)
         operations = list(enumerate(program.operations))
         self._convs = {i: _Conv(i, op, tensors) for i, op in operations if isinstance(op, Conv)}
@@ -92,7 +97,7 @@ class NativeExecutor:
             case Norm():
                 return self._norms[position](sources[0], conditions.get(position), self._silu)
             case Attend():
-                return _as_map(attend(op, sources[0].images.double(), self._exp))
+                return _attend(op, sources[0], self._exp)
             case Add():
                 return _add(sources[0], sources[1], op.limit)
             case Concat():
@@ -137,10 +142,9 @@ class _Conv:
     def __call__(self, digits: _Map) -> _Map:
         """Returns the convolution of an integer feature map given by its digits."""
         count, batch = digits.values.shape[:2]
-        images = digits.images.flatten(0, 1)
-        products = conv2d(images, self._weight, None, self.op.stride, self.op.padding)
-        sides = products.shape[2], products.shape[3]
-        last = products.movedim(1, -1).reshape(count, batch, sides[0] * sides[1], -1).numpy()
+        products = conv2d(digits.images, self._weight, None, self.op.stride, self.op.padding).numpy()
+        n_channels, *sides = products.shape[1:]
+        last = products.transpose(0, 2, 3, 1).reshape(count, batch, sides[0] * sides[1], n_channels)
         out = np.empty(last.shape[1:], np.float32)
         scale, limit = 0.5**self.op.shift, float(self.op.limit)
         _share(
@@ -149,7 +153,7 @@ class _Conv:
                 last, self.limbs.bits, self._multiplier, self._offset, scale, limit, out, start, stop
             ),
         )
-        return _Map(out, sides)
+        return _Map(out, (sides[0], sides[1]))
 
 
 class _Norm:
@@ -160,19 +164,13 @@ class _Norm:
         self._gain = tensors[f"{position}.gain"].double().numpy()
         self._offset = tensors[f"{position}.offset"].double().numpy()
         self._eps = op.eps * 4.0**FEATURE_BITS
+        self._line = lru_cache(maxsize=128)(self._make_line)  # A level's conditioning is one tensor, made once.
         self._point = 2.0 ** (op.shift + (TABLE_BITS if op.silu else FEATURE_BITS) - GAIN_BITS)
 
     def __call__(self, x: _Map, condition: Tensor | None, silu: np.ndarray) -> _Map:
         """Returns the digits of the normalised feature map."""
         op, limbs = self.op, self._reader.limbs
-        before = np.zeros_like(self._gain)
-        gain, offset = self._gain * 2.0**FEATURE_BITS, self._offset * 2.0**FEATURE_BITS
-        if condition is not None and op.condition == "before":
-            before = condition.numpy()
-        elif condition is not None:
-            scale, shift = (part.numpy() for part in condition.chunk(2))
-            gain = gain + self._gain * scale
-            offset = offset + self._offset * scale + shift * 2.0**formats.WEIGHT_BITS
+        before, gain, offset = self._line(condition)
         out = np.empty((limbs.count, *x.values.shape), np.float32)
 
         def work(start: int, stop: int) -> None:
@@ -200,6 +198,18 @@ class _Norm:
         _share(len(x.values), work)
         return _Map(out, x.sides)
 
+    def _make_line(self, condition: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what is added to the channels beforehand, and their gain and offset afterwards."""
+        before = np.zeros_like(self._gain)
+        gain, offset = self._gain * 2.0**FEATURE_BITS, self._offset * 2.0**FEATURE_BITS
+        if condition is not None and self.op.condition == "before":
+            before = condition.numpy()
+        elif condition is not None:
+            scale, shift = (part.numpy() for part in condition.chunk(2))
+            gain = gain + self._gain * scale
+            offset = offset + self._offset * scale + shift * 2.0**formats.WEIGHT_BITS
+        return before, gain, offset
+
 
 def _as_map(images: Tensor) -> _Map:
     height, width = images.shape[2:]
@@ -211,6 +221,22 @@ def _add(x: _Map, y: _Map, limit: int) -> _Map:
     out = np.empty_like(x.values)
     _share(len(out), lambda start, stop: kernels.add_into(x.values, y.values, float(limit), out, start, stop))
     return _Map(out, x.sides)
+
+
+def _attend(op: Attend, x: _Map, table: np.ndarray) -> _Map:
+    """Returns the attention of queries, keys and values that stand in channels one after the other."""
+    batch, n_positions = x.values.shape[:2]
+    parts = torch.from_numpy(x.values).double().view(batch, n_positions, 3, op.heads, -1)
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
+    p = q @ k.transpose(-1, -2)
+    rows, n = p.view(-1, n_positions).numpy(), op.heads * n_positions
+    _share(
+        batch,
+        lambda start, stop: kernels.fall_into(rows, float(op.multiplier), 0.5**op.shift, table, start * n, stop * n),
+    )
+    total = p.sum(-1, keepdim=True)
+    mean = ((2 * (p @ v) + total) / (2 * total)).floor()
+    return _Map(mean.transpose(1, 2).float().reshape(batch, n_positions, -1).contiguous().numpy(), x.sides)
 
 
 _pool = ThreadPoolExecutor(thread_name_prefix="nelbo-exact")

@@ -1,0 +1,37 @@
+"""The compiled loops against the formulas of the reference, where their branches are."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nelbo.codec.exact import kernels
+from nelbo.codec.exact.formats import TABLE_BITS
+from nelbo.codec.exact.tables import EXP_LENGTH, HIGH_INDEX, LOW_INDEX, make_tables, silu_of
+
+TABLES = make_tables()
+SILU = TABLES["table.silu"].numpy().astype(np.float32)
+BORDERS = [LOW_INDEX, LOW_INDEX + 1, -1, 0, 1, HIGH_INDEX - 1, HIGH_INDEX, HIGH_INDEX + 1, 2 * HIGH_INDEX]
+
+
+@given(st.lists(st.integers(LOW_INDEX, 2**20), max_size=30))
+def test_silu_is_that_of_the_table_and_the_identity_above_it(values):
+    """A gain of zero leaves the offset alone, which stands for any value of a norm here."""
+    y = np.array(BORDERS + values, np.float64)
+    x, zero, out = np.ones((1, 2, len(y)), np.float32), np.zeros_like(y), np.empty((1, 1, 2, len(y)), np.float32)
+    kernels.norm_into(x, zero, zero, y, 1, 1.0, 2.0**20, 20, float(LOW_INDEX), 2.0**21, True, SILU, 0, 1, 1, out, 0, 1)
+    expected = silu_of(torch.from_numpy(y), TABLES["table.silu"]).float().numpy()
+    assert (out[0, 0] == expected).all()
+    assert TABLE_BITS + 2 == 12  # What the identity is multiplied by.
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2**16), st.integers(0, 30))
+def test_attention_weights_are_those_of_the_reference(seed, multiplier, shift):
+    logits = torch.randint(-(2**30), 2**30, (6, 9), generator=torch.Generator().manual_seed(seed)).double()
+    logits[0] = logits[0, 0]
+    below = (logits.amax(-1, keepdim=True) - logits) * float(multiplier)
+    expected = TABLES["table.exp"][(below * 0.5**shift).floor().clamp(max=EXP_LENGTH).long()].double()
+    table, found = TABLES["table.exp"].double().numpy(), logits.clone()
+    kernels.fall_into(found.numpy(), float(multiplier), 0.5**shift, table, 0, 4)
+    assert torch.equal(found[:4], expected[:4])
+    assert torch.equal(found[4:], logits[4:])
