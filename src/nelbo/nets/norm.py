@@ -78,7 +78,10 @@ class _Loops(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Float[Tensor, "b c h w"]) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        grad: Float[Tensor, "b c h w"],
+    ) -> tuple[Tensor | None, ...]:
         from nelbo.nets.norm_kernels import gradient_into
 
         x, gain, offset, mean, rate = ctx.saved_tensors

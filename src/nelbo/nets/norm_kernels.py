@@ -81,7 +81,7 @@ def _fold(gain, offset, mean, rate, a, d):
 @compiled
 @no_type_check
 def norm_into(x, gain, offset, eps, activate, y, mean, rate, start, stop):
-    """Writes the norm of each group times the gains plus the offsets, through SiLU if asked; the means and rates too."""
+    """Writes the norm of each group times the gains plus the offsets, through SiLU if asked; means and rates too."""
     n_positions, n_channels = x.shape[1:]
     width = n_channels // mean.shape[1]
     sums, squares = np.empty(n_channels, np.float32), np.empty(n_channels, np.float32)
