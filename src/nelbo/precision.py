@@ -40,8 +40,8 @@ def set_precision(module: nn.Module, device: torch.device, precision: Precision)
     """Moves a module to a device, its weights in the order that the precision is fastest in there, in place.
 
     float32 means float32: convolutions are kept from rounding it to TF32 on CUDA. The order
-    is channels last for bfloat16 on CUDA; on a CPU it never is: convolutions gain little, and the backward pass of a
-    group norm is several times slower (docs/log.md).
+    is channels last for bfloat16 on CUDA; on a CPU the first layer gives its features that order, and the
+    weights, which are small, stay as they are (:class:`~nelbo.nets.fourier.Stem`).
     """
     torch.backends.cudnn.allow_tf32 = False
     is_last = device.type == "cuda" and precision == "bfloat16"

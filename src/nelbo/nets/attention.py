@@ -24,7 +24,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Returns the block's output."""
-        heads = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.n_heads, -1))
+        features = self.qkv(self.norm(x))
+        if features.requires_grad and features.device.type == "cpu":
+            features = features.contiguous()  # Away from the fused attention, whose backward pass is slow there.
+        heads = features.flatten(2).unflatten(1, (3, self.n_heads, -1))
         q, k, v = heads.transpose(-1, -2).unbind(1)
         attended = scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(attended.transpose(-1, -2).reshape(x.shape))

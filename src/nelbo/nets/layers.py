@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nelbo.nets.fourier import sinusoidal_embedding
+from nelbo.nets.norm import GroupNorm
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-def group_norm(n_channels: int) -> nn.GroupNorm:
+def group_norm(n_channels: int) -> GroupNorm:
     """Returns a group norm of 32 groups, or of the most that divide both 32 and the channels."""
-    return nn.GroupNorm(math.gcd(32, n_channels), n_channels, eps=1e-6)
+    return GroupNorm(math.gcd(32, n_channels), n_channels, eps=1e-6)
 
 
 def zero_init(layer: Layer) -> Layer:
@@ -126,12 +127,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b o h w"]:
         """Returns the block's output at the input's resolution."""
-        h = self._conditioned_norm(self.conv1(silu(self.norm1(x))), cond)
-        return self.shortcut(x) + self.conv2(self.dropout(silu(h)))
-
-    def _conditioned_norm(self, h: Tensor, cond: Tensor) -> Tensor:
-        condition = self.cond_proj(cond)[:, :, None, None]
-        if not self.modulated:
-            return self.norm2(h + condition)
-        scale, shift = condition.chunk(2, dim=1)
-        return self.norm2(h) * (1 + scale) + shift
+        h, condition = self.conv1(self.norm1(x, activate=True)), self.cond_proj(cond)
+        if self.modulated:
+            scale, shift = condition.chunk(2, dim=1)
+            h = self.norm2(h, (scale, shift), activate=True)
+        else:
+            h = self.norm2(h + condition[:, :, None, None], activate=True)
+        return self.shortcut(x) + self.conv2(self.dropout(h))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from nelbo.nets.attention import SelfAttention
 from nelbo.nets.fourier import Stem
@@ -89,4 +88,4 @@ class UNet(nn.Module):
         h = self.middle_2(h, cond)
         for block, attention in zip(self.up, self.up_attention, strict=True):
             h = attention(block(torch.cat([h, skips.pop()], dim=1), cond))
-        return self.conv_out(silu(self.norm_out(h))).float() + z
+        return self.conv_out(self.norm_out(h, activate=True)).float() + z

@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from nelbo.errors import NelboError
 from nelbo.nets.fourier import Stem
+from nelbo.nets.norm import GroupNorm
 
 N_GROUPS = 32
 SLOWEST = 10_000  # The longest period of the timestep's embedding, over 2 pi.
@@ -197,8 +198,8 @@ def _through(layers: nn.Module, h: Tensor, cond: Tensor) -> Tensor:
     return h
 
 
-def _norm(n_channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(N_GROUPS, n_channels)
+def _norm(n_channels: int) -> GroupNorm:
+    return GroupNorm(N_GROUPS, n_channels)
 
 
 def _check_channels(n_channels: int, heads: int, heads_up: int) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, silu
+from torch.nn.functional import pixel_shuffle
 
 from nelbo.errors import NelboError
 from nelbo.nets.attention import SelfAttention
@@ -114,7 +114,7 @@ class UNetMultiscale(nn.Module):
             raise NelboError(f"image sides must be multiples of {self.stride}, got {tuple(z.shape[-2:])}")
         cond = self.embedding(gamma, self.condition(labels, codes, len(z)))
         h = self._between(self.conv_in(z), cond, 0)
-        output = self.conv_out(silu(self.norm_out(h))).float()
+        output = self.conv_out(self.norm_out(h, activate=True)).float()
         return pixel_shuffle(output, self.patch) if self.patch > 1 else output
 
     def _between(self, h: Tensor, cond: Tensor, level: int) -> Tensor:

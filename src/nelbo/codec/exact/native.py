@@ -5,10 +5,8 @@ call on a batch n times as large; that its sums are exact in float32 was proved 
 """
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from nelbo.codec.exact.program import (
     Unshuffle,
 )
 from nelbo.codec.exact.quantise import GAIN_BITS
+from nelbo.compiled import share
 from nelbo.errors import NelboError
 
 
@@ -239,14 +238,6 @@ def _attend(op: Attend, x: _Map, table: np.ndarray) -> _Map:
     return _Map(mean.transpose(1, 2).float().reshape(batch, n_positions, -1).contiguous().numpy(), x.sides)
 
 
-_pool = ThreadPoolExecutor(thread_name_prefix="nelbo-exact")
-
-
 def _share(n_images: int, work: Callable[[int, int], None]) -> None:
     """Runs compiled work on all images, shared between as many threads as PyTorch uses."""
-    n_threads = min(torch.get_num_threads(), n_images)
-    if n_threads == 1:
-        return work(0, n_images)
-    ends = [n_images * i // n_threads for i in range(n_threads + 1)]
-    for future in [_pool.submit(work, start, stop) for start, stop in pairwise(ends)]:
-        future.result()
+    share(n_images, torch.get_num_threads(), work)
