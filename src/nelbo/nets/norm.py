@@ -28,8 +28,8 @@ class GroupNorm(nn.GroupNorm):
     """A group norm that takes the modulation and the SiLU after it along."""
 
     def forward(
-        self, input: Float[Tensor, "b c h w"], modulation: Modulation | None = None, activate: bool = False
-    ) -> Float[Tensor, "b c h w"]:
+        self, input: Float[Tensor, "b c *hw"], modulation: Modulation | None = None, activate: bool = False
+    ) -> Float[Tensor, "b c *hw"]:
         """Returns the norm of the features, scaled and shifted, and through SiLU if asked.
 
         Args:
