@@ -1,5 +1,9 @@
 #!/bin/sh
-# The codec's numbers in the documentation: about four hours on one core, or 20 minutes on sixteen.
+# The codec's numbers in the documentation: about three hours on one core. docs/codec.md has its table from these files.
 set -eu
 data=${1:?usage: runs/codec.sh CIFAR10-TEST.npz}
-python runs/codec.py cifar10-small --data "$data" --images 1000 --budgets 4,8,16,32 --out out/codec.json
+python=$(command -v .venv/bin/python || command -v python)
+measure() { "$python" runs/codec.py cifar10-small --data "$data" "$@"; }
+measure --images 1,10,100,1000,10000 --budgets "" --out out/codec-classical.json
+measure --images 1,10,100,1000 --budgets 4,8,16,32,64 --out out/codec-thousand.json
+measure --images 10000 --chain 1000 --budgets 16 --out out/codec-all.json

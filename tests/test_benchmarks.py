@@ -1,9 +1,6 @@
 """The codec's benchmark and its table of photographs measure what they say, on almost nothing."""
 
-import importlib.util
-import sys
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,22 +14,6 @@ from nelbo.codec.files import open_source
 from nelbo.codec.frozen_files import FROZEN
 from nelbo.codec.plans import named_plan
 from nelbo.errors import NelboError
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    def load_script(path):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load_script
 
 
 @pytest.fixture
@@ -48,7 +29,7 @@ def photos(tmp_path):
 
 
 def test_the_times_of_coding_have_parts(script):
-    benchmark = script(ROOT / "benchmarks" / "codec_speed.py")
+    benchmark = script("benchmarks/codec_speed.py")
     frozen = benchmark.TimedNetwork.load(bundled_models()[benchmark.MODEL] / FROZEN)
     images = nelbo.open_images(bundled_images()[benchmark.IMAGES]).read(range(2)).numpy()
     row = benchmark.coding(frozen, images, 4, 2)
@@ -62,7 +43,7 @@ def test_the_times_of_coding_have_parts(script):
 
 
 def test_files_of_photographs_are_those_of_the_codec(script, photos, capsys):
-    module = script(ROOT / "runs" / "photographs.py")
+    module = script("runs/photographs.py")
     rows = module.main(photos, "cifar10-small", [4], 96, None)
     assert "with-alpha.png: RGBA is left out" in capsys.readouterr().out
     assert [(row["photograph"], row["size"]) for row in rows] == [
@@ -82,4 +63,4 @@ def test_files_of_photographs_are_those_of_the_codec(script, photos, capsys):
 def test_a_folder_without_photographs_is_refused(script, tmp_path):
     Image.new("L", (40, 40)).save(tmp_path / "grey.png")
     with pytest.raises(NelboError, match="holds no RGB images"):
-        script(ROOT / "runs" / "photographs.py").photographs(tmp_path, None)
+        script("runs/photographs.py").photographs(tmp_path, None)

@@ -1,9 +1,7 @@
 """The scripts that reproduce the paper's claims do what they say, on a model and images of nearly no size."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,25 +13,7 @@ from nelbo.model import VDM
 from nelbo.model_config import ModelConfig, UNetMultiscaleConfig
 from nelbo.pretrained import load, save
 
-RUNS = Path(__file__).parents[1] / "runs"
 NET = UNetMultiscaleConfig(channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16)
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Loads a script by name, with its folder on the path as Python puts it there."""
-    monkeypatch.syspath_prepend(str(RUNS))
-
-    def load_script(name):
-        spec = importlib.util.spec_from_file_location(name.replace("-", "_"), RUNS / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load_script
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_the_learned_schedule_has_less_variance_than_the_line(script, folder, images, tmp_path):
-    module = script("schedule-variance")
+    module = script("runs/schedule-variance.py")
     setting = module.Setting(n_images=32, n_gammas=64, n_direct=256, n_steps=80, batch_size=16, n_units=32)
     text = module.main(load(folder), images, images, tmp_path, setting, True)
     found = json.loads((tmp_path / "variance.json").read_text())
@@ -71,7 +51,7 @@ def test_the_learned_schedule_has_less_variance_than_the_line(script, folder, im
 
 
 def test_published_schedules_are_mapped_onto_the_ends(script):
-    module = script("schedule-variance")
+    module = script("runs/schedule-variance.py")
     for alphas in (module.beta_linear_alphas(), module.cosine_alphas()):
         assert bool((alphas.diff() < 0).all())
         schedule = module.rescaled(alphas, -13.3, 5.0)
@@ -80,7 +60,7 @@ def test_published_schedules_are_mapped_onto_the_ends(script):
 
 @pytest.mark.slow
 def test_the_bound_by_steps_has_paired_errors(script, folder, images, tmp_path):
-    module = script("steps")
+    module = script("runs/steps.py")
     text = module.main([str(folder), str(folder)], images, tmp_path, 0)
     rows = next(iter(json.loads((tmp_path / "steps.json").read_text())["models"].values()))
     assert [row["T"] for row in rows] == ["10", "100", "250", "500", "1000", "10000", "inf"]
@@ -92,7 +72,7 @@ def test_the_bound_by_steps_has_paired_errors(script, folder, images, tmp_path):
 
 @pytest.mark.slow
 def test_the_ablation_trains_four_runs(script, images, tmp_path, monkeypatch):
-    module = script("fourier")
+    module = script("runs/fourier.py")
     stages = '"channels": [8, 16], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], "heads": [0, 0], "n_cond": 16'
     monkeypatch.setattr(module, "STAGES", stages)
     monkeypatch.setattr(module, "COMMON", (*module.COMMON, "model.image_shape=[3,8,8]"))
@@ -106,7 +86,7 @@ def test_the_ablation_trains_four_runs(script, images, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_swirl_is_learned(script, tmp_path):
-    module = script("swirl")
+    module = script("runs/swirl.py")
     points = module.swirl(1000)
     assert points.dtype == torch.uint8
     found = module.main(tmp_path, 150, n_side=16)
@@ -116,7 +96,36 @@ def test_the_swirl_is_learned(script, tmp_path):
 
 
 def test_without_matplotlib_a_figure_says_what_to_install(script, monkeypatch):
-    figures = script("_figures")
+    figures = script("runs/_figures.py")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(NelboError, match=r"figures need matplotlib: pip install 'nelbo\[plot\]'"):
         figures.panels(1)
+
+
+def test_every_recipe_is_one_change_of_the_base(script):
+    module = script("runs/recipe.py")
+    base = module.override(module.preset("cifar10-small-grown"), module.BASE)
+    configs = {name: module.override(base, changes) for name, changes in module.VARIANTS.items()}
+    assert configs.pop("base") == base
+    texts = {name: config.model_dump_json() for name, config in configs.items()}
+    assert len({base.model_dump_json(), *texts.values()}) == 1 + len(configs)
+    for config in configs.values():
+        VDM(config.model)
+
+
+def test_recipes_are_compared_on_the_same_noise_levels(script):
+    module = script("runs/recipe.py")
+    config = module.preset("cifar10-small-grown").model.noise_schedule
+    assert module.between(torch.tensor([-13.3, 5.0])).grid(len(config.gammas) - 1).tolist() == pytest.approx(
+        config.gammas
+    )
+    assert module.between(torch.tensor([-12.0, 4.0])).grid(1).tolist() == pytest.approx([-12.0, 4.0])
+
+
+def test_a_mosaic_holds_every_image_once(script):
+    module = script("runs/codec.py")
+    rows = np.arange(7 * 2 * 3 * 3, dtype=np.uint8).reshape(7, 2, 3, 3)
+    mosaic = module.mosaic(rows)
+    assert mosaic.shape == (6, 9, 3)
+    tiles = mosaic.reshape(3, 2, 3, 3, 3).swapaxes(1, 2).reshape(9, 2, 3, 3)
+    assert np.array_equal(tiles[:7], rows)

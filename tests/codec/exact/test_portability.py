@@ -1,9 +1,5 @@
 """The same integers and the same archives under limits on instructions and threads, each in a process of its own."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 from nelbo.bundled import bundled_models
@@ -12,18 +8,10 @@ from nelbo.codec.frozen_files import FROZEN
 from nelbo.codec.plans import embedded_plan, with_plans
 from nelbo.pretrained import save
 
-BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "portability.py"
-
 
 @pytest.fixture
-def portability(monkeypatch):
-    spec = importlib.util.spec_from_file_location("portability", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def portability(script):
+    return script("benchmarks/portability.py")
 
 
 @pytest.fixture
