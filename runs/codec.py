@@ -33,6 +33,8 @@ from nelbo.codec.records import Kind
 from nelbo.data.interface import Images
 from nelbo.time_schedule.table_file import load_table
 
+EFFORTS = (7, 8, 9)  # Of JPEG XL.
+
 
 def main(name: str, data: str, counts: list[int], budgets: list[int], n_chain: int, out: Path | None) -> None:
     """Prints the tables and writes them as JSON."""
@@ -115,8 +117,9 @@ def classical(images: Images, n: int) -> dict[str, float]:
 
 
 def jpeg_xl_bytes(pixels: np.ndarray) -> int:
-    """Returns the size of a JPEG XL file at the effort that makes it smallest."""
-    return len(imagecodecs.jpegxl_encode(np.ascontiguousarray(pixels), lossless=True, effort=9, numthreads=1))
+    """Returns the size of a JPEG XL file at the effort that makes it smallest, which is not always the highest."""
+    pixels = np.ascontiguousarray(pixels)
+    return min(len(imagecodecs.jpegxl_encode(pixels, lossless=True, effort=effort, numthreads=1)) for effort in EFFORTS)
 
 
 def mosaic(rows: np.ndarray) -> np.ndarray:
