@@ -2,7 +2,7 @@
 
     python runs/demo.py --out out/demo
 
-Takes 3 to 4 minutes on 2 cores.
+Takes about 2 minutes on 2 idle cores.
 """
 
 import argparse
