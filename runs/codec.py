@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from nelbo.data.interface import Images
 from nelbo.time_schedule.table_file import load_table
 
 EFFORTS = (7, 8, 9)  # Of JPEG XL.
+PILLOW = {"png": {"optimize": True}, "webp": {"lossless": True, "quality": 100, "method": 6}}
 
 
 def main(name: str, data: str, counts: list[int], budgets: list[int], n_chain: int, out: Path | None) -> None:
@@ -106,20 +107,23 @@ def classical(images: Images, n: int) -> dict[str, float]:
     """Returns bits per dimension of classical lossless codecs: a file an image, and JPEG XL of one mosaic."""
     rows = images.read(range(n)).permute(0, 2, 3, 1).numpy()
     rows = rows[..., 0] if rows.shape[-1] == 1 else rows
-    sizes = {"png": 0, "webp": 0, "jpeg_xl": sum(jpeg_xl_bytes(row) for row in rows)}
-    for row in rows:
-        for kind, options in (("png", {"optimize": True}), ("webp", {"lossless": True, "quality": 100, "method": 6})):
-            stream = BytesIO()
-            Image.fromarray(row).save(stream, kind, **options)
-            sizes[kind] += stream.tell()
+    sizes = {kind: sum(pillow_bytes(row, kind) for row in rows) for kind in PILLOW}
+    sizes["jpeg_xl"] = sum(jpeg_xl_bytes(row) for row in rows)
     sizes["jpeg_xl_mosaic"] = jpeg_xl_bytes(mosaic(rows))
     return {kind: 8 * size / rows.size for kind, size in sizes.items()}
 
 
-def jpeg_xl_bytes(pixels: np.ndarray) -> int:
+def pillow_bytes(pixels: np.ndarray, kind: str) -> int:
+    """Returns the size of a file of a kind that Pillow writes, at its best settings."""
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **PILLOW[kind])
+    return stream.tell()
+
+
+def jpeg_xl_bytes(pixels: np.ndarray, efforts: Sequence[int] = EFFORTS) -> int:
     """Returns the size of a JPEG XL file at the effort that makes it smallest, which is not always the highest."""
     pixels = np.ascontiguousarray(pixels)
-    return min(len(imagecodecs.jpegxl_encode(pixels, lossless=True, effort=effort, numthreads=1)) for effort in EFFORTS)
+    return min(len(imagecodecs.jpegxl_encode(pixels, lossless=True, effort=effort, numthreads=1)) for effort in efforts)
 
 
 def mosaic(rows: np.ndarray) -> np.ndarray:

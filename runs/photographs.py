@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from codec import jpeg_xl_bytes, pillow_bytes
 
 from nelbo.atomic import new_file
 from nelbo.bundled import bundled_models
@@ -61,16 +61,9 @@ def _middle(pixels: Pixels, crop: int | None) -> Pixels:
 
 
 def classical(pixels: Pixels) -> Row:
-    """Returns bits per dimension of classical lossless codecs at their best settings."""
-    import imagecodecs
-
-    files = {"PNG": ("png", {"optimize": True}), "WebP": ("webp", {"lossless": True, "quality": 100, "method": 6})}
-    sizes = {}
-    for name, (kind, options) in files.items():
-        stream = BytesIO()
-        Image.fromarray(pixels).save(stream, kind, **options)
-        sizes[name] = stream.tell()
-    sizes["JPEG XL"] = len(imagecodecs.jpegxl_encode(pixels, lossless=True, effort=9, numthreads=1))
+    """Returns bits per dimension of classical lossless codecs."""
+    sizes = {"PNG": pillow_bytes(pixels, "png"), "WebP": pillow_bytes(pixels, "webp")}
+    sizes["JPEG XL"] = jpeg_xl_bytes(pixels, efforts=(9,))
     return {name: 8 * size / pixels.size for name, size in sizes.items()}
 
 

@@ -27,13 +27,12 @@ from nelbo.codec.members import Entry
 from nelbo.codec.plans import StoredPlan, embedded_plan
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
 from nelbo.codec.records import Chain, Header
-from nelbo.codec.tiles import cut
+from nelbo.codec.tiles import MODES_OF_MODELS, cut
 from nelbo.errors import NelboError
 from nelbo.model import DiffusionModel
 from nelbo.time_schedule.schedule import TimeSchedule
 
 CHAIN_IMAGES = 256
-_MODES = {1: "L", 3: "RGB"}
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
 Progress = Callable[[int], object]
@@ -88,10 +87,10 @@ class Codec:
         Raises:
             NelboError: If there are no images, or they have neither one channel nor three.
         """
-        if len(images) == 0 or images.shape[1] not in _MODES:
+        if len(images) == 0 or images.shape[1] not in MODES_OF_MODELS:
             raise NelboError(f"the codec takes one or more images of 1 or 3 channels, got shape {tuple(images.shape)}")
         c, h, w = images.shape[1:]
-        entries = [Entry(f"{i:05d}.png", w, h, _MODES[c]) for i in range(len(images))]
+        entries = [Entry(f"{i:05d}.png", w, h, MODES_OF_MODELS[c]) for i in range(len(images))]
         rows = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
         stream = BytesIO()
         self.write(stream, Source(entries, lambda i: rows[i, ..., 0] if c == 1 else rows[i]))
@@ -107,7 +106,7 @@ class Codec:
         """
         members = list(self.read(BytesIO(data)))
         shapes = {(entry.width, entry.height, entry.mode) for entry, _ in members}
-        if len(shapes) > 1 or members[0][0].mode not in _MODES.values():
+        if len(shapes) > 1 or members[0][0].mode not in MODES_OF_MODELS.values():
             raise NelboError(
                 "the archive's images differ in size or mode: read them one by one, or decompress to files"
             )

@@ -14,7 +14,7 @@ from PIL import Image
 from nelbo.atomic import new_file
 from nelbo.codec.layout import Pixels, Source
 from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
-from nelbo.codec.tiles import pixel_shape
+from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape
 from nelbo.data.folder import image_files
 from nelbo.data.header import is_image_file
 from nelbo.data.images import open_images
@@ -23,7 +23,6 @@ from nelbo.errors import NelboError
 
 KEPT = (".png", ".bmp", ".tif", ".tiff")  # Lossless formats, which members are written in again; others become PNG.
 _DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")
-_MODES = {1: "L", 3: "RGB"}
 
 _Reader = Callable[[], Pixels]
 
@@ -72,16 +71,13 @@ class Unpacked:
         self._folder, self._force = folder, force
         self._written: dict[str, Path] = {}
 
-    def check(self, entry: Entry) -> Path:
-        """Returns where an image is written, if it may be.
+    def check(self, entry: Entry) -> None:
+        """Checks that an image may be written.
 
         Raises:
             NelboError: As :func:`member_path`, or if a file or a link is there.
         """
-        path = member_path(entry, self._folder)
-        if os.path.lexists(path) and not self._force:
-            raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
-        return path
+        self._check_free(member_path(entry, self._folder))
 
     def write(self, pixels: Pixels, entry: Entry) -> None:
         """Writes an image.
@@ -95,12 +91,16 @@ class Unpacked:
         other = self._written.setdefault(same, path)
         if other is not path and path.exists() and path.samefile(other):
             raise NelboError(f"{path} and {other} are one file on this system: decompress the archive on another")
-        path = self.check(entry)
+        self._check_free(path)
         with new_file(path) as temporary:
             try:
                 Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
             except (OSError, ValueError) as error:
                 raise NelboError(f"cannot write {path} with mode {entry.mode}: {error}") from None
+
+    def _check_free(self, path: Path) -> None:
+        if os.path.lexists(path) and not self._force:
+            raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
 
 
 def member_path(entry: Entry, folder: Path) -> Path:
@@ -170,4 +170,4 @@ def _data_set(images: Images, stem: str) -> list[tuple[Entry, _Reader]]:
         return rows[..., 0] if c == 1 else rows
 
     names = (f"{stem}/{i:05d}.png" for i in range(len(images)))
-    return [(Entry(name, w, h, _MODES[c]), lambda i=i: read(i)) for i, name in enumerate(names)]
+    return [(Entry(name, w, h, MODES_OF_MODELS[c]), lambda i=i: read(i)) for i, name in enumerate(names)]

@@ -14,7 +14,7 @@ from nelbo.codec.errors import CorruptArchiveError
 from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.members import Entry
 from nelbo.codec.records import MAX_CHAIN_PIXELS, Chain, Header, Kind
-from nelbo.codec.tiles import CHANNELS, pixel_shape, pixel_type
+from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape, pixel_type
 from nelbo.errors import NelboError
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
@@ -113,4 +113,4 @@ def _hash(images: Sequence[Pixels]) -> bytes:
 
 
 def _suits(entry: Entry, header: Header) -> bool:
-    return entry.mode in ("L", "RGB") and CHANNELS[entry.mode] == header.tile_shape[0] and bool(header.gammas)
+    return entry.mode == MODES_OF_MODELS.get(header.tile_shape[0]) and bool(header.gammas)

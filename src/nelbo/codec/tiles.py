@@ -7,6 +7,7 @@ from nelbo.codec.members import Entry
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
 CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4, "I;16": 1}
+MODES_OF_MODELS = {1: "L", 3: "RGB"}  # The modes that a model can code, by its channels.
 
 
 def pixel_shape(entry: Entry) -> tuple[int, ...]:
