@@ -56,7 +56,8 @@ def list_images(archive: Archive) -> None:
         print(f"{entry.width:>6} x {entry.height:<6} {entry.mode:<5} {entry.name}")
     model, kernel = (ascii(text)[1:-1] for text in (header.model_name, header.kernel))
     print(f"{len(header.entries)} images, {len(places)} chains, {n_bytes} bytes")
-    print(f"model {model} {header.model_sha256.hex()[:16]}, {len(header.gammas)} levels, kernel {kernel}")
+    chain = f"{len(header.gammas)} levels, kernel {kernel}" if header.gammas else "not needed: JPEG XL alone"
+    print(f"model {model} {header.model_sha256.hex()[:16]}, {chain}")
 
 
 def check(archive: Archive, model: str | None = None, lanes: int = 16, quiet: Quiet = False) -> None:

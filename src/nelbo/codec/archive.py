@@ -7,6 +7,7 @@ are in memory.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -26,7 +27,7 @@ from nelbo.codec.layout import Source, Span, grouped, jpeg_xl_chain, spans_of
 from nelbo.codec.members import Entry
 from nelbo.codec.plans import StoredPlan, embedded_plan
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
-from nelbo.codec.records import Chain, Header
+from nelbo.codec.records import Chain, Header, Kind
 from nelbo.codec.tiles import MODES_OF_MODELS, cut
 from nelbo.errors import NelboError
 from nelbo.model import DiffusionModel
@@ -150,9 +151,10 @@ class Codec:
         Raises:
             NelboError: If chains are missing.
         """
-        header = self.header(source)
-        writer = ArchiveWriter(stream, header)
-        for chain, span in zip(itertools.chain.from_iterable(groups), spans_of(header, self._n_chain), strict=False):
+        header, chains = self.header(source), itertools.chain.from_iterable(groups)
+        first = list(itertools.islice(chains, 1))
+        writer = ArchiveWriter(stream, without_idle_schedule(header, first))
+        for chain, span in zip(itertools.chain(first, chains), spans_of(header, self._n_chain), strict=False):
             writer.add(chain)
             progress(span.end - span.first)
         writer.close()
@@ -220,6 +222,12 @@ class Codec:
                 if isinstance(result, Exception):
                     raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
         return best
+
+
+def without_idle_schedule(header: Header, first: Sequence[Chain]) -> Header:
+    """Returns the header without a schedule if the first chain is the only one and JPEG XL, which needs none."""
+    is_all = [chain.n_tiles for chain in first if chain.kind is Kind.JPEG_XL] == [header.first_tiles[-1]]
+    return replace(header, kernel="", gammas=(), plan=b"") if is_all else header
 
 
 def is_smaller(chain: Chain, other: Chain) -> bool:

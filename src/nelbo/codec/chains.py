@@ -48,7 +48,7 @@ class _Encoding:
     def restart(self) -> None:
         """Begins anew on a seed that is one tile longer."""
         n_seed = len(self.seed) + 1
-        if n_seed > len(self.tiles):
+        if n_seed >= len(self.tiles):  # Nothing would be left to code.
             self.give_up()
             return
         self.seed.insert(0, jpegxl.encode(_rows(self.tiles[-n_seed])))
