@@ -41,13 +41,15 @@ LAYERS: Mapping[str, Layer] = {
         outside="torch jaxtyping",
     ),
     "randomness": layer("randomness draws augmentation", "theory"),
-    "nets": layer("nets", "theory errors"),
+    "threads": layer("threads", "", outside="torch"),
+    "nets": layer("nets", "theory threads errors"),
     "model": layer(
         "model model_config pretrained precision device fingerprint tensor_file", "nets theory randomness errors"
     ),
     "data": layer("data pictures", "errors"),
     "use": layer(
-        "evaluation sampling labels ode probability_flow time_schedule codec", "model data theory randomness errors"
+        "evaluation sampling labels ode probability_flow time_schedule codec",
+        "model data theory randomness threads errors",
     ),
     "train": layer("train", "use model data nets theory randomness errors"),
     "interop": layer("interop", "model nets theory errors"),

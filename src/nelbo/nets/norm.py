@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from nelbo.compiled import share
+from nelbo.threads import share
 
 Modulation = tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]
 
@@ -71,7 +71,7 @@ class _Loops(torch.autograd.Function):
         y, (mean, rate) = torch.empty_like(x), gain.new_empty(2, len(x), n_groups)
         inputs = (_rows(x), gain.numpy(), offset.numpy(), np.float32(eps), activate)
         outputs = (_rows(y), mean.numpy(), rate.numpy())
-        share(len(x), torch.get_num_threads(), lambda start, stop: norm_into(*inputs, *outputs, start, stop))
+        share(len(x), lambda start, stop: norm_into(*inputs, *outputs, start, stop))
         ctx.save_for_backward(x, gain, offset, mean, rate)
         ctx.activate = activate
         return y
@@ -89,7 +89,7 @@ class _Loops(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         inputs = (_rows(grad), _rows(x), gain.numpy(), offset.numpy(), ctx.activate, mean.numpy(), rate.numpy())
         outputs = (_rows(of_x), of_gain.numpy(), of_offset.numpy())
-        share(len(x), torch.get_num_threads(), lambda start, stop: gradient_into(*inputs, *outputs, start, stop))
+        share(len(x), lambda start, stop: gradient_into(*inputs, *outputs, start, stop))
         return of_x, of_gain, of_offset, None, None, None
 
 

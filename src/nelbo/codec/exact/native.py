@@ -4,7 +4,7 @@ Feature maps are (batch, position, channel), so that convolutions need no reorde
 call on a batch n times as large; that its sums are exact in float32 was proved when the network was frozen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,8 +31,8 @@ from nelbo.codec.exact.program import (
     Unshuffle,
 )
 from nelbo.codec.exact.quantise import GAIN_BITS
-from nelbo.compiled import share
 from nelbo.errors import NelboError
+from nelbo.threads import share
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Conv:
     def split(self, x: _Map) -> _Map:
         """Returns the digits of a feature map."""
         out = np.empty((self.limbs.count, *x.values.shape), np.float32)
-        _share(
+        share(
             len(x.values),
             lambda start, stop: kernels.split_into(
                 x.values, self.op.in_shift, self.limbs.count, self.limbs.bits, out, start, stop
@@ -146,7 +146,7 @@ class _Conv:
         last = products.transpose(0, 2, 3, 1).reshape(count, batch, sides[0] * sides[1], n_channels)
         out = np.empty(last.shape[1:], np.float32)
         scale, limit = 0.5**self.op.shift, float(self.op.limit)
-        _share(
+        share(
             batch,
             lambda start, stop: kernels.join_into(
                 last, self.limbs.bits, self._multiplier, self._offset, scale, limit, out, start, stop
@@ -194,7 +194,7 @@ class _Norm:
                 stop,
             )
 
-        _share(len(x.values), work)
+        share(len(x.values), work)
         return _Map(out, x.sides)
 
     def _make_line(self, condition: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,7 +218,7 @@ def _as_map(images: Tensor) -> _Map:
 
 def _add(x: _Map, y: _Map, limit: int) -> _Map:
     out = np.empty_like(x.values)
-    _share(len(out), lambda start, stop: kernels.add_into(x.values, y.values, float(limit), out, start, stop))
+    share(len(out), lambda start, stop: kernels.add_into(x.values, y.values, float(limit), out, start, stop))
     return _Map(out, x.sides)
 
 
@@ -229,15 +229,10 @@ def _attend(op: Attend, x: _Map, table: np.ndarray) -> _Map:
     q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
     p = q @ k.transpose(-1, -2)
     rows, n = p.view(-1, n_positions).numpy(), op.heads * n_positions
-    _share(
+    share(
         batch,
         lambda start, stop: kernels.fall_into(rows, float(op.multiplier), 0.5**op.shift, table, start * n, stop * n),
     )
     total = p.sum(-1, keepdim=True)
     mean = ((2 * (p @ v) + total) / (2 * total)).floor()
     return _Map(mean.transpose(1, 2).float().reshape(batch, n_positions, -1).contiguous().numpy(), x.sides)
-
-
-def _share(n_images: int, work: Callable[[int, int], None]) -> None:
-    """Runs compiled work on all images, shared between as many threads as PyTorch uses."""
-    share(n_images, torch.get_num_threads(), work)
