@@ -37,6 +37,13 @@ def test_a_zero_gradient_moves_nothing():
     assert torch.equal(orthogonalized(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
+def test_matrices_side_by_side_do_not_mix():
+    torch.manual_seed(3)
+    matrices = torch.randn(4, 9, 5) * torch.tensor([1e-3, 1.0, 0.0, 1e3])[:, None, None]
+    expected = torch.stack([orthogonalized(matrix) for matrix in matrices])
+    torch.testing.assert_close(orthogonalized(matrices), expected)
+
+
 def test_the_gram_matrix_does_what_the_iteration_says():
     torch.manual_seed(2)
     matrix = torch.randn(6, 40)

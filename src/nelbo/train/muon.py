@@ -25,22 +25,23 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # The quintic of Jordan et al., steepest a
 _N_ITERATIONS = 5
 
 
-def orthogonalized(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    r"""Returns a matrix with the same singular vectors and singular values near 1, in about 0.7 to 1.2.
+def orthogonalized(matrices: Float[Tensor, "*k m n"]) -> Float[Tensor, "*k m n"]:
+    r"""Returns matrices with the same singular vectors and singular values near 1, in about 0.7 to 1.2.
 
     Five Newton-Schulz iterations :math:`X \leftarrow (a + b X X^\top + c (X X^\top)^2) X`, carried out on the Gram
     matrix alone: it commutes with its polynomials, so their product is applied to X once, at the end. For the kernel
     of a 3x3 convolution that is less than half the work.
     """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if is_tall else matrix) / (matrix.norm() + 1e-7)
-    gram = x @ x.T
-    product = identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalized(matrices.mT).mT
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    product = identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     for _ in range(_N_ITERATIONS):
         factor = _A * identity + _B * gram + _C * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
-    return product @ x if not is_tall else (product @ x).T
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,17 +61,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Moves the parameters that have a gradient."""
+        """Moves the parameters that have a gradient, those of one shape together."""
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
+            alike: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                total = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                total.mul_(momentum).add_(weight.grad)
-                update = orthogonalized(weight.grad.add(total, alpha=momentum).flatten(1))
-                weight.mul_(1 - lr * group["weight_decay"])
-                weight.add_(update.view_as(weight), alpha=-0.2 * lr * max(update.shape) ** 0.5)
+                if weight.grad is not None:
+                    alike.setdefault(weight.flatten(1).shape, []).append(weight)
+            for shape, weights in alike.items():
+                updates = orthogonalized(torch.stack([self._direction(w, group["momentum"]) for w in weights]))
+                rate = 0.2 * group["lr"] * max(shape) ** 0.5
+                for weight, update in zip(weights, updates, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update.view_as(weight), alpha=-rate)
+
+    def _direction(self, weight: Tensor, momentum: float) -> Float[Tensor, "m n"]:
+        """Returns a gradient plus the sum of those before it, as a matrix; adds it to the sum."""
+        assert weight.grad is not None, "weights without a gradient do not move"
+        total = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+        total.mul_(momentum).add_(weight.grad)
+        return weight.grad.add(total, alpha=momentum).flatten(1)
 
 
 class Joint:
