@@ -125,6 +125,7 @@ def gradient_into(grad, x, gain, offset, activate, mean, rate, of_x, of_gain, of
     of_mean, of_rate = np.empty(mean.shape[1], np.float32), np.empty(mean.shape[1], np.float32)
     constants, slopes = np.empty(n_channels, np.float32), np.empty(n_channels, np.float32)
     share = _ONE / np.float32(n_positions * width)
+    inner = np.empty((n_positions, n_channels), np.float32)  # t, which the second sweep needs again
     for n in range(start, stop):
         _fold(gain[n], offset[n], mean[n], rate[n], a, d)
         sums[:], products[:], of_mean[:], of_rate[:] = _ZERO, _ZERO, _ZERO, _ZERO
@@ -133,6 +134,7 @@ def gradient_into(grad, x, gain, offset, activate, mean, rate, of_x, of_gain, of
                 value, t = _widened(x[n, p, c]), _widened(grad[n, p, c])
                 if activate:
                     t *= _silu_slope(a[c] * value + d[c])
+                inner[p, c] = t
                 sums[c] += t
                 products[c] += t * value
         for c in range(n_channels):
@@ -147,7 +149,5 @@ def gradient_into(grad, x, gain, offset, activate, mean, rate, of_x, of_gain, of
             constants[c] = -rate[n, g] * of_mean[g] - mean[n, g] * slopes[c]
         for p in range(n_positions):
             for c in range(n_channels):
-                value, t = _widened(x[n, p, c]), _widened(grad[n, p, c])
-                if activate:
-                    t *= _silu_slope(a[c] * value + d[c])
+                value, t = _widened(x[n, p, c]), inner[p, c]
                 of_x[n, p, c] = _narrowed(a[c] * t + slopes[c] * value + constants[c])
