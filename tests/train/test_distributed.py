@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -123,6 +125,20 @@ def test_two_processes_killed_and_started_again_equal_two_left_alone(tmp_path, c
     torch.testing.assert_close(losses(killed), losses(whole), rtol=0, atol=0)
     for name in ("model", "average"):
         torch.testing.assert_close(latest(killed)[name], latest(whole)[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(rank, tmp_path, command, start_two):
+    out, settings = tmp_path / "run", {"log": 1, "checkpoint": 1000, "evaluate": 1000}
+    processes, said = start_two(command(out, "n_images=16000", **settings))
+    while not ((out / "metrics.jsonl").exists() and len(losses(out))) and processes[0].is_alive():
+        time.sleep(0.01)
+    os.kill(processes[rank].pid, signal.SIGTERM)
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 130, said()
+    (step,) = Checkpoints(out / "checkpoints").steps()
+    assert 1 <= step == len(losses(out)) < 1000
 
 
 @pytest.mark.parametrize("fault", ["batch", "folder"])

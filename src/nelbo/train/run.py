@@ -222,26 +222,24 @@ def _completed(identity: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def asked_to_stop(world: World) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether the process was interrupted, so that the run can stop after a whole step.
+    """Yields a function that says whether a process was interrupted, so that the run can stop after a whole step.
 
-    Only a single process waits for its step: several could not agree on which step to stop at.
+    All processes ask it after each step and hear the same.
     """
     signals: list[int] = []
-    if world.size > 1:
-        yield lambda: False
-        return
     names = (signal.SIGINT, signal.SIGTERM)
     previous = {name: signal.getsignal(name) for name in names}
 
     def on_signal(number: int, _: object) -> None:
         signals.append(number)
-        print("stopping after this step ...", file=sys.stderr)
+        if world.is_first:
+            print("stopping after this step ...", file=sys.stderr)
         signal.signal(number, previous[signal.Signals(number)])  # A second one does not wait.
 
     for name in names:
         signal.signal(name, on_signal)
     try:
-        yield lambda: bool(signals)
+        yield lambda: bool(world.total(torch.tensor(float(len(signals)), device=world.device)))
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
