@@ -55,14 +55,15 @@ def test_what_is_raised_on_any_thread_is_raised_here(n_threads):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts this process's threads as Linux shows them")
-def test_pytorchs_threads_are_taken_and_no_others(n_threads):
+@pytest.mark.parametrize("n_items", [2, 3])
+def test_pytorchs_threads_are_taken_and_left(n_threads, n_items):
     if threads._openmp() is None:
         pytest.skip("this PyTorch has no OpenMP of GNU")
-    n_threads(2)
+    n_threads(3)
     torch.ones(1 << 20).exp()
     before = os.listdir("/proc/self/task")
     found = []
-    share(2, lambda start, stop: (found.append(str(threading.get_native_id())), time.sleep(0.01)))
+    share(n_items, lambda start, stop: (found.append(str(threading.get_native_id())), time.sleep(0.01)))
     assert sorted(os.listdir("/proc/self/task")) == sorted(before)
-    assert len(set(found)) == 2
+    assert len(set(found)) == n_items
     assert set(found) <= set(before)

@@ -27,7 +27,8 @@ def share(n_items: int, work: Callable[[int, int], object]) -> None:
         n_items: How many items there are.
         work: Called with the first item and the one after the last; what it raises is raised here.
     """
-    n_parts = max(1, min(torch.get_num_threads(), n_items))
+    n_threads = torch.get_num_threads()
+    n_parts = max(1, min(n_threads, n_items))
     remaining = iter(list(pairwise(n_items * i // n_parts for i in range(n_parts + 1))))
     errors: list[BaseException] = []
 
@@ -41,7 +42,7 @@ def share(n_items: int, work: Callable[[int, int], object]) -> None:
     if n_parts == 1:
         body(None)
     else:
-        (_openmp() or _by_pool)(body, n_parts)
+        (_openmp() or _by_pool)(body, n_threads)  # All of them: OpenMP of GNU ends those that a smaller team leaves.
     if errors:
         raise errors[0]
 
