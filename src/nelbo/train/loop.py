@@ -197,6 +197,7 @@ def train(
         if (trainer.step % intervals.checkpoint == 0 or is_last or stopping) and trainer.world.is_first:
             checkpoints.save(trainer.step, trainer.state())
         if stopping:
+            trainer.world.wait()  # Else torchrun ends the first process, before it has saved, when it sees another end.
             break
     return trainer.step == trainer.config.n_updates
 
