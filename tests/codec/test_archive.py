@@ -73,6 +73,14 @@ def test_a_file_of_jpeg_xl_alone_brings_no_schedule(codec_of, small_model, small
 
 
 @pytest.mark.usefixtures("always_bits_back")
+def test_one_network_call_is_a_schedule(small_model, small_frozen, schedule_of, smooth_images):
+    codec = Codec(small_model, schedule_of("analytic", "causal", (0.5,), 0.0), small_frozen, "small")
+    data = codec.compress(smooth_images(3))
+    assert kinds_of(data) == [Kind.BITS_BACK]
+    assert torch.equal(codec.decompress(data), smooth_images(3))
+
+
+@pytest.mark.usefixtures("always_bits_back")
 def test_lanes_and_threads_change_nothing(codec_of, smooth_images):
     images, archives = smooth_images(12), []
     n_threads = torch.get_num_threads()

@@ -13,9 +13,11 @@ from nelbo.codec import jpegxl
 from nelbo.codec.errors import CorruptArchiveError
 from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.members import Entry
-from nelbo.codec.records import MAX_CHAIN_PIXELS, Chain, Header, Kind
+from nelbo.codec.records import MAX_PAYLOAD_BYTES, Chain, Header, Kind
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape, pixel_type
 from nelbo.errors import NelboError
+
+MAX_PIXEL_BYTES = 4  # Of the modes that an archive holds.
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
 _T = TypeVar("_T")
@@ -68,7 +70,7 @@ def spans_of(header: Header, n_chain: int) -> Iterator[Span]:
         n_chain: Images of the model's own size a chain; larger ones count as their tiles.
     """
     first, entries = 0, header.entries
-    most = MAX_CHAIN_PIXELS // (header.tile_shape[1] * header.tile_shape[2])
+    most = MAX_PAYLOAD_BYTES // (MAX_PIXEL_BYTES * header.tile_shape[1] * header.tile_shape[2])
     for i in range(1, len(entries) + 1):
         n_tiles = header.first_tiles[i] - header.first_tiles[first]
         is_full = i < len(entries) and header.first_tiles[i + 1] - header.first_tiles[first] > most

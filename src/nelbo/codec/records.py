@@ -84,8 +84,8 @@ class Header:
 
     def __post_init__(self) -> None:
         check_entries(self.entries)
-        if self.gammas and not 1 <= len(self.gammas) - 1 <= MAX_STEPS:
-            raise NelboError(f"{len(self.gammas) - 1} steps: a time schedule has 1 to {MAX_STEPS}")
+        if len(self.gammas) > MAX_STEPS + 1:
+            raise NelboError(f"{len(self.gammas)} levels: a time schedule has at most {MAX_STEPS + 1} in an archive")
         if not all(map(math.isfinite, self.gammas)) or any(s >= t for s, t in itertools.pairwise(self.gammas)):
             raise NelboError("the gammas of the time schedule do not increase: choose another schedule")
         if not (0 < self.kappa <= 16) or len(self.model_sha256) != 32 or min(self.tile_shape) < 1:
@@ -244,7 +244,15 @@ def _unpack_body(body: bytes) -> Header:
 
 
 def pack_chain(chain: Chain) -> bytes:
-    """Returns a chain's bytes: its magic, the CRC32C of its fields, the fields, the payload."""
+    """Returns a chain's bytes: its magic, the CRC32C of its fields, the fields, the payload.
+
+    Raises:
+        NelboError: If the payload is longer than readers take.
+    """
+    if len(chain.payload) > MAX_PAYLOAD_BYTES:
+        raise NelboError(
+            f"{chain} takes {len(chain.payload)} bytes, the limit is {MAX_PAYLOAD_BYTES}: split its images"
+        )
     fields = _CHAIN.pack(
         chain.kind,
         chain.n_tiles,
