@@ -63,6 +63,15 @@ def test_a_folder_comes_back(folder, tmp_path, capsys):
         assert_same(file, tmp_path / "out" / (f"{name}.png" if name.endswith("jpg") else name))
 
 
+def test_any_name_can_be_listed_on_any_terminal(folder, monkeypatch):
+    (folder / "grey.png").rename(folder / "gr\u00e4u \u2603.png")
+    assert compress(folder, "-o", "a.nelbo") == 0
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert run("list", "a.nelbo") == 0
+    assert rb"photos/gr\xe4u \u2603.png" in out.getvalue()
+
+
 def test_nothing_is_overwritten_without_force(folder, capsys):
     assert compress(folder, "-o", "a.nelbo") == 0
     assert compress(folder, "-o", "a.nelbo") == 1
@@ -98,6 +107,34 @@ def test_rm_removes_what_was_compressed(folder, tmp_path):
     assert compress(folder, "-o", "a.nelbo", "--rm") == 0
     assert not [path for path in folder.rglob("*") if path.is_file()]
     assert run("decompress", "a.nelbo", "-o", tmp_path / "out", "-q") == 0
+
+
+def test_rm_keeps_what_changed_meanwhile(folder, tmp_path, monkeypatch, capsys):
+    write = ArchiveWriter.close
+
+    def close(writer):
+        (folder / "new.png").write_bytes((folder / "grey.png").read_bytes())
+        (folder / "grey.png").write_bytes((folder / "deep" / "sixteen.png").read_bytes())
+        write(writer)
+
+    monkeypatch.setattr(ArchiveWriter, "close", close)
+    assert compress(folder, "-o", "a.nelbo", "--rm") == 1
+    assert "1 files have changed since they were found, and are kept" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["grey.png", "new.png"]
+    assert run("test", "a.nelbo", "-q") == 0
+
+
+def test_recover_goes_on_after_an_image_that_cannot_be_written(folder, tmp_path, capsys):
+    assert compress(folder, "-o", "a.nelbo") == 0
+    (tmp_path / "out" / "photos").mkdir(parents=True)
+    (tmp_path / "out" / "photos" / "grey.png").write_text("mine")
+    capsys.readouterr()
+    assert run("recover", "a.nelbo", "-o", "out", "-q") == 1
+    said = capsys.readouterr().err
+    assert "1 images of a.nelbo could not be recovered, 1 of them not written (out/photos/grey.png exists" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "out" / "photos" / "grey.png").read_text() == "mine"
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
 
 
 def test_standard_streams(folder, tmp_path, monkeypatch, capfdbinary):
@@ -261,7 +298,6 @@ def test_names_that_are_one_file_somewhere_are_refused_there(tmp_path, first, se
 
 
 def test_a_member_that_its_format_cannot_hold_is_named(tmp_path):
-
-    with pytest.raises(NelboError, match=r"x\.bmp with mode LA"):
+    with pytest.raises(NelboError, match=r"'x\.bmp' has mode LA"):
         Unpacked(tmp_path).write(np.zeros((2, 2, 2), np.uint8), Entry("x.bmp", 2, 2, "LA"))
     assert not list(tmp_path.iterdir())

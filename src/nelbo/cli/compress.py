@@ -13,7 +13,7 @@ from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.codec.archive import Codec
-    from nelbo.codec.layout import Source
+    from nelbo.codec.files import FileSource
     from nelbo.codec.records import Chain
     from nelbo.time_schedule.schedule import TimeSchedule
 
@@ -60,7 +60,7 @@ def compress(
 
     paths = [Path(each) for each in images]
 
-    def open_images() -> "Source":
+    def open_images() -> "FileSource":
         check_free(out, force)
         if out.is_file() and any(path.is_file() and path.samefile(out) for path in paths):
             raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
@@ -71,10 +71,13 @@ def compress(
     def make_codec() -> "Codec":
         return _codec(model, frozen, steps, chain, lanes, verify)
 
-    def write(codec: "Codec", source: "Source", groups: "Iterable[Sequence[Chain]]") -> None:
+    def write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]]") -> None:
         _write(codec, source, groups, out, quiet)
-        for path in paths if rm else []:
-            _remove(path)
+        if rm and (changed := source.remove_files()):
+            raise NelboError(
+                f"{out} is written, but {len(changed)} files have changed since they were found, and are kept "
+                f"({', '.join(map(str, changed[:3]))}): compress them again"
+            )
 
     if n_processes() > 1:
         _together(open_images, make_codec, write)
@@ -84,9 +87,9 @@ def compress(
 
 
 def _together(
-    open_images: Callable[[], "Source"],
+    open_images: Callable[[], "FileSource"],
     make_codec: Callable[[], "Codec"],
-    write: Callable[["Codec", "Source", "Iterable[Sequence[Chain]]"], None],
+    write: Callable[["Codec", "FileSource", "Iterable[Sequence[Chain]]"], None],
 ) -> None:
     """Compresses in the processes of ``torchrun``: each codes every so many chains, the first one writes."""
     from nelbo.cli.sharing import agree, in_turn, one_of_many, same
@@ -108,7 +111,7 @@ def _together(
         agree(world, work)
 
 
-def _write(codec: "Codec", source: "Source", groups: "Iterable[Sequence[Chain]]", out: Path, quiet: bool) -> None:
+def _write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]]", out: Path, quiet: bool) -> None:
     from nelbo.cli.archive_files import meter, output_stream
 
     with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:
@@ -152,11 +155,3 @@ def _schedule(model: str, steps: str) -> "TimeSchedule":
             f"{model} comes with no plan of {steps} steps: find a schedule with nelbo schedule, give its file"
         )
     return optimal_schedules(load_table(path), [int(steps)])[int(steps)]
-
-
-def _remove(path: Path) -> None:
-    from nelbo.data.folder import image_files
-
-    for file in [path / name for name in image_files(path)] if path.is_dir() else [path]:
-        if str(file) != "-":
-            file.unlink()

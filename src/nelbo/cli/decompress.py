@@ -98,16 +98,20 @@ def recover(
     from nelbo.codec.files import Unpacked
     from nelbo.codec.reading import recover_archive
 
-    n_found = 0
+    n_found, problems = 0, []
     with input_stream(archive, seekable=True) as stream:
         header, images = recover_archive(stream, named_model(model), lanes)
         unpacked = Unpacked(out, force)
         with meter(len(header.entries), quiet) as advance:
             for entry, pixels in images:
-                unpacked.write(pixels, entry)
-                n_found += 1
+                try:
+                    unpacked.write(pixels, entry)
+                    n_found += 1
+                except NelboError as error:  # The others can be written all the same.
+                    problems.append(str(error))
                 advance(1)
     if not quiet:
         print(f"{archive}: {n_found} of {len(header.entries)} images recovered", file=sys.stderr)
     if n_found < len(header.entries):
-        raise NelboError(f"{len(header.entries) - n_found} images of {archive} could not be recovered")
+        why = f", {len(problems)} of them not written ({problems[0]})" if problems else ""
+        raise NelboError(f"{len(header.entries) - n_found} images of {archive} could not be recovered{why}")

@@ -2,21 +2,23 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass, field
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from nelbo.atomic import new_file
 from nelbo.codec.layout import Pixels, Source
 from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape
+from nelbo.data.encoded import one_line
 from nelbo.data.folder import image_files
-from nelbo.data.header import is_image_file
+from nelbo.data.header import has_8_bits, is_image_file, open_image
 from nelbo.data.images import open_images
 from nelbo.data.interface import Images
 from nelbo.errors import NelboError
@@ -24,14 +26,36 @@ from nelbo.errors import NelboError
 KEPT = (".png", ".bmp", ".tif", ".tiff")  # Lossless formats, which members are written in again; others become PNG.
 _DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")
 
+_BMP_MODES = ("L", "RGB")  # Its alpha does not come back through Pillow.
+
 _Reader = Callable[[], Pixels]
+_Open = Callable[[], BytesIO | BufferedReader]
+_Stamp = tuple[int, int, int]
 
 
-def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | None = None) -> Source:
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Images that were found at some paths.
+
+    Attributes:
+        files: The files that hold them, each with what tells whether it has changed since.
+    """
+
+    files: Mapping[Path, _Stamp] = field(default_factory=dict)
+
+    def remove_files(self) -> list[Path]:
+        """Removes the files that are still what they were when they were found; returns the others."""
+        changed = [path for path, stamp in self.files.items() if not path.is_file() or _stamp(path) != stamp]
+        for path in self.files.keys() - changed:
+            path.unlink(missing_ok=True)  # Two paths may be of one file.
+        return changed
+
+
+def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | None = None) -> FileSource:
     """Returns the images at some paths: image files, folders of them, and data sets of arrays.
 
-    Files keep their names, those of a folder with the folder's name before them; files that are not lossless get .png
-    after theirs, and the images of a data set are called NAME/00000.png and so on.
+    Files keep their names, those of a folder with the folder's name before them; files of a format that would lose
+    something get .png after theirs, and the images of a data set are called NAME/00000.png and so on.
 
     Args:
         paths: The paths; ``-`` is an image file on standard input.
@@ -41,22 +65,26 @@ def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | Non
         NelboError: If there is nothing at a path, an image cannot be kept as it is, or two would have the same name.
     """
     found: list[tuple[Entry, _Reader]] = []
+    files: dict[Path, _Stamp] = {}
     for path in paths:
         if str(path) == "-" and standard_input is not None:
             data = standard_input()
             found.append(_image("stdin.png", lambda data=data: BytesIO(data)))
         elif path.is_dir() and (names := image_files(path)):
             base = path.resolve().name
+            files |= {path / name: _stamp(path / name) for name in names}
             found += [_file(path / name, f"{base}/{name}" if base else name) for name in names]
         elif path.is_file() and path.suffix.lower() not in _DATA_SETS and (is_image_file(path.name) or _is_image(path)):
+            files[path] = _stamp(path)
             found.append(_file(path, path.name))
         else:
+            files |= {path: _stamp(path)} if path.is_file() else {}
             found += _data_set(open_images(path), path.stem)
     entries = [entry for entry, _ in found]
     if not entries:
         raise NelboError("there are no images to compress: pass image files, folders or data sets")
     check_entries(entries)
-    return Source(entries, lambda i: found[i][1]())
+    return FileSource(entries, lambda i: found[i][1](), files)
 
 
 class Unpacked:
@@ -114,52 +142,74 @@ def member_path(entry: Entry, folder: Path) -> Path:
         raise NelboError(f"{entry.name!a} would be written outside of {folder}, through a link in it: remove the link")
     if path.suffix.lower() not in KEPT:
         raise NelboError(f"{entry.name!a} has no extension of {', '.join(KEPT)}: this archive is none of files")
+    if path.suffix.lower() == ".bmp" and entry.mode not in _BMP_MODES:
+        raise NelboError(f"{entry.name!a} has mode {entry.mode}, which no BMP file holds: read it with nelbo.Codec")
     return path
 
 
 def _file(path: Path, name: str) -> tuple[Entry, _Reader]:
-    name = name if path.suffix.lower() in KEPT else f"{name}.png"
     return _image(name, lambda: path.open("rb"), str(path))
 
 
-def _image(name: str, open_bytes: Callable[[], IO[bytes]], shown: str | None = None) -> tuple[Entry, _Reader]:
+def _image(name: str, open_bytes: _Open, shown: str | None = None) -> tuple[Entry, _Reader]:
     shown = shown or name
     with _opened(open_bytes, shown) as image:
-        if image.mode not in MODES:
-            raise NelboError(f"{shown} has mode {image.mode}: convert it to one of {', '.join(MODES)}")
-        if getattr(image, "n_frames", 1) > 1:
-            raise NelboError(f"{shown} has several frames: an archive holds single images")
-        entry = Entry(name, image.width, image.height, image.mode)
+        _check_kept(image)
+        entry = Entry(_member_name(name, image.mode), image.width, image.height, image.mode)
     return entry, lambda: _pixels(open_bytes, shown, entry)
 
 
-def _pixels(open_bytes: Callable[[], IO[bytes]], shown: str, entry: Entry) -> Pixels:
+def _check_kept(image: ImageFile) -> None:
+    """Checks that the samples that Pillow gives are those of the file, and all there is.
+
+    Raises:
+        ValueError: If they are not; the message is the reason and the cure.
+    """
+    if image.mode not in MODES:
+        raise ValueError(f"mode {image.mode}: convert it to one of {', '.join(MODES)}")
+    if image.mode != "I;16" and not has_8_bits(image):
+        raise ValueError("samples that are not 8 bits, which would be changed: convert it")
+    if "transparency" in image.info:
+        raise ValueError("a transparent colour: convert it to one of LA, RGBA")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError("several frames: an archive holds single images")
+
+
+def _member_name(name: str, mode: str) -> str:
+    suffix = Path(name).suffix.lower()
+    is_kept = suffix in KEPT and (suffix != ".bmp" or mode in _BMP_MODES)
+    return name if is_kept else f"{name}.png"
+
+
+def _pixels(open_bytes: _Open, shown: str, entry: Entry) -> Pixels:
     with _opened(open_bytes, shown) as image:
-        try:
-            pixels = np.array(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise NelboError(f"{shown} is damaged ({error})") from None
+        pixels = np.array(image)
     pixels = pixels.astype(np.uint16) if entry.mode == "I;16" else pixels
     return pixels.reshape(pixel_shape(entry)) if pixels.size == np.prod(pixel_shape(entry)) else pixels
 
 
 @contextmanager
-def _opened(open_bytes: Callable[[], IO[bytes]], shown: str) -> Iterator[Image.Image]:
+def _opened(open_bytes: _Open, shown: str) -> Iterator[ImageFile]:
     with open_bytes() as stream:
         try:
-            image = Image.open(stream)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problem = " ".join(str(error).split())[:80]
-            raise NelboError(f"{shown} is no image that can be read ({problem})") from None
-        yield image
+            with open_image(stream) as image:
+                yield image
+        except Exception as error:  # Pillow's decoders meet damaged data with nearly every exception there is.
+            raise NelboError(f"{shown} cannot be kept as it is: {one_line(error)}") from None
 
 
 def _is_image(path: Path) -> bool:
     try:
-        with Image.open(path):
+        with path.open("rb") as stream, open_image(stream):
             return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # As above.
         return False
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Returns what a file has that another, or the same one written anew, has not."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _data_set(images: Images, stem: str) -> list[tuple[Entry, _Reader]]:

@@ -55,7 +55,7 @@ def image_shape(image: ImageFile) -> tuple[int, int, int]:
     """
     if image.mode not in ("L", "RGB"):
         raise ValueError(_KINDS.get(image.mode, f"mode {image.mode}"))
-    if not _has_8_bits(image):
+    if not has_8_bits(image):
         raise ValueError("not 8 bits a channel")
     if "transparency" in image.info:
         raise ValueError("a transparent colour")
@@ -64,7 +64,7 @@ def image_shape(image: ImageFile) -> tuple[int, int, int]:
     return (len(image.getbands()), image.height, image.width)
 
 
-def _has_8_bits(image: ImageFile) -> bool:
+def has_8_bits(image: ImageFile) -> bool:
     """Returns whether Pillow decodes the file's samples unchanged.
 
     It opens RGB files of 16 bits a channel as mode RGB and drops the lower half in silence, and scales up the
