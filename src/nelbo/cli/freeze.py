@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nelbo.cli.compress import Flag
 from nelbo.errors import NelboError
 
 
@@ -15,6 +16,7 @@ def freeze(
     n_images: int = 32,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    force: Flag = False,
 ) -> None:
     """Turns a model into integers: its answers are then the same, to the last bit, on every machine.
 
@@ -29,19 +31,20 @@ def freeze(
         n_images: Images to use: half of them set the limits of the integers, half measure the cost.
         seed: The choice of images and the noise.
         device: Where the trained model computes.
+        force: Overwrite a file that is there, without which archives that name it cannot be decoded.
     """
     if n_images < 2:
         raise NelboError(f"--n-images is at least 2, one to set limits and one to measure, got {n_images}")
 
-    from nelbo.atomic import check_writable
+    from nelbo.cli.archive_files import check_free
     from nelbo.cli.arguments import progress_bar
     from nelbo.codec.exact.freeze import N_GAMMAS, choose_images
     from nelbo.codec.exact.freeze import freeze as run
     from nelbo.device import choose_device
     from nelbo.pretrained import load
 
+    check_free(out, force)
     loaded = load(model, choose_device(device))
-    check_writable(out)
     images = choose_images(loaded, data, n_images, seed)
     with progress_bar(2 * N_GAMMAS, "level") as advance:
         frozen = run(loaded, images, data or "samples of the model", seed, progress=advance)

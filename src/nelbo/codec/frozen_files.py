@@ -7,6 +7,7 @@ writes for others.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -45,11 +46,11 @@ def frozen_of(model: DiffusionModel | None) -> FrozenModel:
         raise NelboError("the codec needs a model or a frozen model: give one")
     digest = model_sha256(model)
     kept = cache_folder() / f"{digest}-{EXECUTOR_VERSION}.safetensors"
-    for path in (*_bundled(), kept):
-        found = _loaded(path)
-        if found is not None and found.header.model_sha256 == digest:
-            return found
+    if (found := _made_of(digest, [*_bundled(), kept])) is not None:
+        return found
     frozen = freeze(model, choose_images(model, None, _N_IMAGES), "samples of the model")
+    if (found := _made_of(digest, [kept])) is not None:
+        return found  # Another process was faster, and archives may name its file by now.
     frozen.save(kept)
     return frozen
 
@@ -79,6 +80,12 @@ def frozen_for(header: Header, given: FrozenModel | None = None) -> FrozenModel:
 
 def _bundled() -> list[Path]:
     return [path for folder in bundled_models().values() if (path := folder / FROZEN).is_file()]
+
+
+def _made_of(digest: str, paths: Sequence[Path]) -> FrozenModel | None:
+    """Returns the first frozen model among some files that was made of a model, None if none was."""
+    candidates = (found for path in paths if (found := _loaded(path)) is not None)
+    return next((found for found in candidates if found.header.model_sha256 == digest), None)
 
 
 def _loaded(path: Path) -> FrozenModel | None:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nelbo.cli.main import main
+from nelbo.codec import frozen_files
 from nelbo.codec.exact import execution
+from nelbo.codec.exact.formats import EXECUTOR_VERSION
 from nelbo.codec.exact.freeze import choose_images, freeze, model_sha256
 from nelbo.codec.exact.frozen import FrozenModel
 from nelbo.codec.exact.native import NativeExecutor
@@ -185,6 +187,28 @@ def test_command_freezes_a_model(models, tmp_path, capsys, monkeypatch):
     assert frozen.header.cost is not None
     assert f"costs {frozen.header.cost.bpd:.5f} bits per dimension" in out
     assert f"fingerprint {frozen.fingerprint[:16]}" in out
+    with pytest.raises(SystemExit):  # Archives may name the file that is there.
+        main(["freeze", str(tmp_path / "model"), str(tmp_path / "out.frozen"), "--n-images", "2", "--seed", "1"])
+    assert "out.frozen exists: choose another name, or overwrite it with -f" in capsys.readouterr().err
+    assert FrozenModel.load(tmp_path / "out.frozen").fingerprint == frozen.fingerprint
+    main(["freeze", str(tmp_path / "model"), str(tmp_path / "out.frozen"), "--n-images", "2", "--seed", "1", "-f"])
+    assert FrozenModel.load(tmp_path / "out.frozen").fingerprint != frozen.fingerprint
+
+
+def test_of_two_processes_that_freeze_one_model_the_first_one_counts(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = models["patches"]
+    first, second = (freeze(model, choose_images(model, None, 2), seed=seed, max_cost_bpd=1.0) for seed in (0, 1))
+    assert first.fingerprint != second.fingerprint
+
+    def meanwhile(*_):
+        kept = frozen_files.cache_folder() / f"{model_sha256(model)}-{EXECUTOR_VERSION}.safetensors"
+        kept.parent.mkdir(parents=True)
+        first.save(kept)
+        return second
+
+    monkeypatch.setattr(frozen_files, "freeze", meanwhile)
+    assert [frozen_files.frozen_of(model).fingerprint for _ in range(2)] == [first.fingerprint] * 2
 
 
 def test_command_refuses_too_few_images(capsys):
