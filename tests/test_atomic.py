@@ -94,6 +94,21 @@ def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path):
     assert tree(tmp_path) == {"file": "mine"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("take", [check_writable, lambda path: write_file(path, "a")], ids=["before", "at last"])
+def test_what_is_no_regular_file_stays(tmp_path, take):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(NelboError, match="is no regular file"):
+            take(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NelboError, match="is a folder"):
+        take(tmp_path / "folder")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_place_that_cannot_be_written_is_found_without_touching_anything(tmp_path):
     check_writable(tmp_path / "deep" / "er" / "file")
     (tmp_path / "file").write_text("mine")

@@ -15,10 +15,9 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path that becomes ``path`` when the block ends without an error, replacing what was there.
 
     Raises:
-        NelboError: If the folder cannot be written, or there is a folder of that name.
+        NelboError: If the folder cannot be written, or there is a folder or a device of that name.
     """
-    if path.is_dir():
-        raise NelboError(f"{path} is a folder: choose another place for the file")
+    _check_replaceable(path)
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = mkstemp(prefix=f".{path.name[:32]}.", suffix=path.suffix, dir=path.parent)
@@ -62,11 +61,20 @@ def check_writable(path: Path) -> None:
     """Finds before the work, rather than after it, that a file could not be written; touches nothing.
 
     Raises:
-        NelboError: If the nearest folder above it that exists is no folder, or no writable one.
+        NelboError: If the nearest folder above it that exists is no folder, or no writable one, or if there is a
+            folder or a device of that name.
     """
+    _check_replaceable(path)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise NelboError(f"cannot write {path}: {nearest} is no folder that can be written; choose another place")
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.is_dir():
+        raise NelboError(f"{path} is a folder: choose another place for the file")
+    if path.exists() and not path.is_file():
+        raise NelboError(f"{path} is no regular file, which would be lost: choose another place for the file")
 
 
 def _replace_folder(new: Path, path: Path) -> None:

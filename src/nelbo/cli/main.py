@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
 import tyro
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"nelbo {version('nelbo')}")
         return
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # Names of files may hold what a terminal's encoding has not.
+            stream.reconfigure(errors="backslashreplace")
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
