@@ -222,7 +222,7 @@ def remembered():
             coders[key] = coder_of(header, given)
         return coders[key]
 
-    def decode_once(coder, chains, shape):
+    def decode_once(coder, chains, shape, progress):
         new = [chain for chain in chains if (coder, chain) not in known]
         known.update(zip(((coder, chain) for chain in new), decode_chains(coder, new, shape), strict=True))
         return [known[coder, chain] for chain in chains]

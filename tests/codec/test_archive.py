@@ -112,6 +112,33 @@ def pixels_of(entry, seed=0):
 
 
 @pytest.mark.usefixtures("always_bits_back")
+@pytest.mark.parametrize("verify", [False, True])
+def test_progress_counts_every_image_once_while_chains_are_coded(codec_of, verify):
+    stream, written, read = BytesIO(), [], []
+    codec_of(n_chain=4, n_lanes=9, verify=verify).write(
+        stream, Source(MIXED, lambda i: pixels_of(MIXED[i])), written.append
+    )
+    for _ in read_archive(BytesIO(stream.getvalue()), codec_of().frozen, 9, read.append)[1]:
+        pass
+    for told in (written, read):
+        assert sum(told) == len(MIXED)
+        assert min(told) > 0
+        assert len(told) > 2  # Though all chains are side by side.
+
+
+@pytest.mark.usefixtures("always_bits_back")
+def test_few_chains_are_shared_by_many_processes(codec_of, smooth_images):
+    images, codec = smooth_images(12), codec_of(n_chain=4)
+    rows = images.permute(0, 2, 3, 1).contiguous().numpy()
+    source = Source([Entry(f"{i:05d}.png", 8, 8, "RGB") for i in range(12)], lambda i: rows[i])
+    shares = [list(codec.chains(source, rank, 3)) for rank in range(3)]
+    assert [[len(group) for group in share] for share in shares] == [[1], [1], [1]]
+    stream = BytesIO()
+    codec.assemble(stream, source, [share[0] for share in shares])
+    assert stream.getvalue() == codec.compress(images)
+
+
+@pytest.mark.usefixtures("always_bits_back")
 def test_sizes_and_modes_come_back(codec_of):
     stream = BytesIO()
     codec_of(n_chain=4).write(stream, Source(MIXED, lambda i: pixels_of(MIXED[i])))

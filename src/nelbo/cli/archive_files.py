@@ -1,7 +1,7 @@
 """What the verbs around archives share: streams, the frozen model, progress in images a second."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from nelbo.codec.exact.frozen import FrozenModel
 
 
@@ -69,9 +71,9 @@ def named_model(model: str | None) -> "FrozenModel | None":
 
 
 @contextmanager
-def meter(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """Yields the function that advances a progress bar in images, with images a second, on standard error."""
+def meter(quiet: bool, total: int | None = None) -> Iterator["tqdm"]:
+    """Yields a progress bar in images, with images a second, on standard error."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit="image", disable=True if quiet else None, smoothing=0) as bar:
-        yield bar.update
+        yield bar

@@ -71,7 +71,7 @@ def compress(
     def make_codec() -> "Codec":
         return _codec(model, frozen, steps, chain, lanes, verify)
 
-    def write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]]") -> None:
+    def write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]] | None" = None) -> None:
         _write(codec, source, groups, out, quiet)
         if rm and (changed := source.remove_files()):
             raise NelboError(
@@ -82,8 +82,8 @@ def compress(
     if n_processes() > 1:
         _together(open_images, make_codec, write)
     else:
-        source, codec = open_images(), make_codec()
-        write(codec, source, codec.chains(source))
+        source = open_images()
+        write(make_codec(), source)
 
 
 def _together(
@@ -111,11 +111,16 @@ def _together(
         agree(world, work)
 
 
-def _write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]]", out: Path, quiet: bool) -> None:
+def _write(
+    codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]] | None", out: Path, quiet: bool
+) -> None:
     from nelbo.cli.archive_files import meter, output_stream
 
-    with output_stream(out) as stream, meter(len(source.entries), quiet) as advance:
-        codec.assemble(stream, source, groups, advance)
+    with output_stream(out) as stream, meter(quiet, len(source.entries)) as bar:
+        if groups is None:
+            codec.write(stream, source, bar.update)
+        else:
+            codec.assemble(stream, source, groups, bar.update)
     n_pixels = sum(entry.width * entry.height for entry in source.entries)
     if not quiet and str(out) != "-":
         n_bytes = out.stat().st_size

@@ -29,15 +29,14 @@ def decompress(
     from nelbo.codec.files import Unpacked
     from nelbo.codec.reading import read_archive
 
-    with input_stream(archive) as stream:
-        header, images = read_archive(stream, named_model(model), lanes)
+    with input_stream(archive) as stream, meter(quiet) as bar:
+        header, images = read_archive(stream, named_model(model), lanes, bar.update)
+        bar.total = len(header.entries)
         unpacked = Unpacked(out, force)
         for entry in header.entries:
             unpacked.check(entry)
-        with meter(len(header.entries), quiet) as advance:
-            for entry, pixels in images:
-                unpacked.write(pixels, entry)
-                advance(1)
+        for entry, pixels in images:
+            unpacked.write(pixels, entry)
 
 
 def list_images(archive: Archive) -> None:
@@ -72,11 +71,11 @@ def check(archive: Archive, model: str | None = None, lanes: int = 16, quiet: Qu
     from nelbo.cli.archive_files import input_stream, meter, named_model
     from nelbo.codec.reading import read_archive
 
-    with input_stream(archive) as stream:
-        header, images = read_archive(stream, named_model(model), lanes)
-        with meter(len(header.entries), quiet) as advance:
-            for _ in images:
-                advance(1)
+    with input_stream(archive) as stream, meter(quiet) as bar:
+        header, images = read_archive(stream, named_model(model), lanes, bar.update)
+        bar.total = len(header.entries)
+        for _ in images:
+            pass
     if not quiet:
         print(f"{archive}: {len(header.entries)} images, all whole")
 
@@ -99,17 +98,16 @@ def recover(
     from nelbo.codec.reading import recover_archive
 
     n_found, problems = 0, []
-    with input_stream(archive, seekable=True) as stream:
-        header, images = recover_archive(stream, named_model(model), lanes)
+    with input_stream(archive, seekable=True) as stream, meter(quiet) as bar:
+        header, images = recover_archive(stream, named_model(model), lanes, bar.update)
+        bar.total = len(header.entries)
         unpacked = Unpacked(out, force)
-        with meter(len(header.entries), quiet) as advance:
-            for entry, pixels in images:
-                try:
-                    unpacked.write(pixels, entry)
-                    n_found += 1
-                except NelboError as error:  # The others can be written all the same.
-                    problems.append(str(error))
-                advance(1)
+        for entry, pixels in images:
+            try:
+                unpacked.write(pixels, entry)
+                n_found += 1
+            except NelboError as error:  # The others can be written all the same.
+                problems.append(str(error))
     if not quiet:
         print(f"{archive}: {n_found} of {len(header.entries)} images recovered", file=sys.stderr)
     if n_found < len(header.entries):

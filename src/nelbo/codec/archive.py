@@ -6,7 +6,8 @@ are in memory.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 
@@ -26,6 +27,7 @@ from nelbo.codec.frozen_files import frozen_of
 from nelbo.codec.layout import Source, Span, grouped, jpeg_xl_chain, spans_of
 from nelbo.codec.members import Entry
 from nelbo.codec.plans import StoredPlan, embedded_plan
+from nelbo.codec.progress import Advance, Portion, ignore
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
 from nelbo.codec.records import Chain, Header, Kind
 from nelbo.codec.tiles import MODES_OF_MODELS, cut
@@ -36,7 +38,6 @@ from nelbo.time_schedule.schedule import TimeSchedule
 CHAIN_IMAGES = 256
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
-Progress = Callable[[int], object]
 
 
 class Codec:
@@ -114,39 +115,50 @@ class Codec:
         rows = np.stack([pixels.reshape(*pixels.shape[:2], -1) for _, pixels in members])
         return torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2)))
 
-    def write(self, stream: Writable, source: Source, progress: Progress = lambda n: None) -> None:
+    def write(self, stream: Writable, source: Source, progress: Advance = ignore) -> None:
         """Writes an archive of images.
 
         Args:
             stream: Where to; it need not seek.
             source: The images.
-            progress: Called with the number of images done.
+            progress: Called with the number of images done since the last call.
 
         Raises:
             NelboError: If an image cannot be read, or the codec was made to decompress only.
         """
-        self.assemble(stream, source, self.chains(source), progress)
+        self.assemble(stream, source, self.chains(source, progress=progress))
 
-    def chains(self, source: Source, first: int = 0, step: int = 1) -> Iterator[list[Chain]]:
+    def chains(
+        self, source: Source, first: int = 0, step: int = 1, progress: Advance = ignore
+    ) -> Iterator[list[Chain]]:
         """Yields the chains of an archive as they are coded side by side, ``n_lanes`` or fewer at a time.
 
         Args:
             source: The images.
             first: The first group of chains to code.
             step: How many groups further the next one is: processes that share the work each take every so many.
+            progress: As for :meth:`write`.
 
         Raises:
             NelboError: As :meth:`write`.
         """
         header = self.header(source)
         assert self._coder is not None, "a codec with a header has a coder"
-        for group in itertools.islice(grouped(spans_of(header, self._n_chain), self._n_lanes), first, None, step):
-            yield self._encode(self._coder, header, source, group)
+        spans = list(spans_of(header, self._n_chain))
+        n_lanes = min(self._n_lanes, math.ceil(len(spans) / step))  # Few chains are shared as well.
+        for group in itertools.islice(grouped(spans, n_lanes), first, None, step):
+            yield self._encode(self._coder, header, source, group, progress)
 
     def assemble(
-        self, stream: Writable, source: Source, groups: Iterable[Sequence[Chain]], progress: Progress = lambda n: None
+        self, stream: Writable, source: Source, groups: Iterable[Sequence[Chain]], progress: Advance = ignore
     ) -> None:
         """Writes an archive of chains that :meth:`chains` coded, all of them in order.
+
+        Args:
+            stream: As for :meth:`write`.
+            source: The images.
+            groups: The chains.
+            progress: Called with the number of images of each chain that is written.
 
         Raises:
             NelboError: If chains are missing.
@@ -203,13 +215,17 @@ class Codec:
             raise NelboError("the frozen model was made from another model: freeze this one with nelbo freeze")
         return embedded_plan(model, schedule)
 
-    def _encode(self, coder: ChainCoder, header: Header, source: Source, spans: Sequence[Span]) -> list[Chain]:
+    def _encode(
+        self, coder: ChainCoder, header: Header, source: Source, spans: Sequence[Span], progress: Advance
+    ) -> list[Chain]:
         """Returns the chains of some spans of images, each the smaller of bits-back and JPEG XL."""
         images = [[source.pixels(i) for i in range(span.first, span.end)] for span in spans]
         plain = [jpeg_xl_chain(header, span, each) for span, each in zip(spans, images, strict=True)]
         coded = [i for i, span in enumerate(spans) if span.is_coded]
         tiles = [np.concatenate([cut(pixels, header.tile_shape) for pixels in images[i]]) for i in coded]
-        chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded])
+        n_parts = (2 if self._verify else 1) * sum(map(len, tiles))
+        portion = Portion(sum(span.end - span.first for span in spans), n_parts, progress)
+        chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded], portion)
         best = list(plain)
         for i, chain in zip(coded, chains, strict=True):
             if chain is not None and is_smaller(chain, plain[i]):
@@ -218,9 +234,10 @@ class Codec:
             kept = [
                 (chain, i) for chain, i in zip(chains, coded, strict=True) if chain is not None and best[i] is chain
             ]
-            for result in decode_chains(coder, [chain for chain, _ in kept], header.tile_shape):
+            for result in decode_chains(coder, [chain for chain, _ in kept], header.tile_shape, portion):
                 if isinstance(result, Exception):
                     raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
+        portion.finish()
         return best
 
 

@@ -15,6 +15,7 @@ from nelbo.codec.bitsback import ChainCoder
 from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
 from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.lanes import Lanes
+from nelbo.codec.progress import Advance, ignore
 from nelbo.codec.rans import Message, bytes_of, words_of
 from nelbo.codec.records import Chain, Kind
 
@@ -78,13 +79,16 @@ class _Encoding:
         )
 
 
-def encode_chains(coder: ChainCoder, chains: Sequence[Tiles], first_tiles: Sequence[int]) -> list[Chain | None]:
+def encode_chains(
+    coder: ChainCoder, chains: Sequence[Tiles], first_tiles: Sequence[int], progress: Advance = ignore
+) -> list[Chain | None]:
     """Returns tiles as bits-back chains, None for one that is too short for its own seed or cannot be coded.
 
     Args:
         coder: What codes an image on each lane.
         chains: The tiles of each chain.
         first_tiles: The number of each chain's first tile.
+        progress: Called with the number of tiles coded since the last call.
     """
     encodings = [_Encoding(tiles) for tiles in chains]
     while active := [encoding for encoding in encodings if encoding.left]:
@@ -98,11 +102,21 @@ def encode_chains(coder: ChainCoder, chains: Sequence[Tiles], first_tiles: Seque
                 encoding.restart()
             else:
                 encoding.give_up()
+        progress(len(active))
     return [encoding.chain(first) for encoding, first in zip(encodings, first_tiles, strict=True)]
 
 
-def decode_chains(coder: ChainCoder, chains: Sequence[Chain], shape: tuple[int, int, int]) -> list[Tiles | Exception]:
-    """Returns the tiles of bits-back chains, or what is wrong with one; the others decode all the same."""
+def decode_chains(
+    coder: ChainCoder, chains: Sequence[Chain], shape: tuple[int, int, int], progress: Advance = ignore
+) -> list[Tiles | Exception]:
+    """Returns the tiles of bits-back chains, or what is wrong with one; the others decode all the same.
+
+    Args:
+        coder: What decodes an image on each lane.
+        chains: The chains.
+        shape: Channels, height and width of a tile.
+        progress: Called with the number of tiles decoded since the last call.
+    """
     results: list[Tiles | Exception] = []
     messages, decoded = [_message(chain) for chain in chains], [[] for _ in chains]
     errors: dict[int, Exception] = {}
@@ -114,6 +128,7 @@ def decode_chains(coder: ChainCoder, chains: Sequence[Chain], shape: tuple[int, 
                 lane, lambda chain=chains[active[lane]], lane=lane: _check_growth(chain, messages[active[lane]])
             )
         errors |= {active[lane]: _explained(chains[active[lane]], error) for lane, error in lanes.errors.items()}
+        progress(len(active))
     for i, chain in enumerate(chains):
         try:
             results.append(errors[i] if i in errors else _whole(chain, messages[i], decoded[i], shape))

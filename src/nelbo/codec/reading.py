@@ -17,6 +17,7 @@ from nelbo.codec.frozen_files import frozen_for
 from nelbo.codec.layout import Pixels, grouped, jpeg_xl_images
 from nelbo.codec.members import Entry
 from nelbo.codec.plans import find_plan
+from nelbo.codec.progress import Advance, Portion, ignore
 from nelbo.codec.records import Chain, Header, Kind, check_model
 from nelbo.codec.tables import Tables, build_tables
 from nelbo.codec.tiles import joined
@@ -31,7 +32,7 @@ Content = list[Pixels] | Tiles | Exception
 
 
 def read_archive(
-    stream: Readable, given: FrozenModel | None = None, n_lanes: int = N_LANES
+    stream: Readable, given: FrozenModel | None = None, n_lanes: int = N_LANES, progress: Advance = ignore
 ) -> tuple[Header, Iterator[tuple[Entry, Pixels]]]:
     """Returns the header of an archive, and its images in order, decoded as they are asked for.
 
@@ -39,18 +40,19 @@ def read_archive(
         stream: Where from; it need not seek.
         given: The frozen model, where it is not the bundled one or in the cache.
         n_lanes: Chains decoded side by side.
+        progress: Called with the number of images decoded since the last call.
 
     Raises:
         CorruptArchiveError: If it is damaged, now or while images are read.
         WrongModelError: If its model is not there.
     """
     reader = ArchiveReader(stream)
-    contents = contents_of(reader.header, reader.chains(), given, n_lanes)
+    contents = contents_of(reader.header, reader.chains(), given, n_lanes, progress)
     return reader.header, images_of(reader.header, (_raised(content) for _, content in contents))
 
 
 def recover_archive(
-    stream: Seekable, given: FrozenModel | None = None, n_lanes: int = N_LANES
+    stream: Seekable, given: FrozenModel | None = None, n_lanes: int = N_LANES, progress: Advance = ignore
 ) -> tuple[Header, Iterator[tuple[Entry, Pixels]]]:
     """Returns the header of a damaged archive, and the images of the chains that are whole.
 
@@ -59,12 +61,16 @@ def recover_archive(
         WrongModelError: If its model is not there.
     """
     header = recover_header(stream)
-    contents = contents_of(header, recover_chains(stream, header), given, n_lanes)
+    contents = contents_of(header, recover_chains(stream, header), given, n_lanes, progress)
     return header, _recovered(header, contents)
 
 
 def contents_of(
-    header: Header, chains: Iterable[Chain], given: FrozenModel | None = None, n_lanes: int = N_LANES
+    header: Header,
+    chains: Iterable[Chain],
+    given: FrozenModel | None = None,
+    n_lanes: int = N_LANES,
+    progress: Advance = ignore,
 ) -> Iterator[tuple[Chain, Content]]:
     """Yields each chain with what it holds.
 
@@ -78,9 +84,17 @@ def contents_of(
         coded = [chain for chain in group if chain.kind is Kind.BITS_BACK]
         if coded and coder is None:
             coder = coder_of(header, given)
-        decoded = iter(decode_chains(coder, coded, header.tile_shape) if coder is not None else [])
+        portion = Portion(sum(_n_images(chain, header) for chain in group), sum(c.n_tiles for c in coded), progress)
+        decoded = iter(decode_chains(coder, coded, header.tile_shape, portion) if coder is not None else [])
         for chain in group:
             yield chain, next(decoded) if chain.kind is Kind.BITS_BACK else _plain_images(chain, header)
+        portion.finish()
+
+
+def _n_images(chain: Chain, header: Header) -> int:
+    """Returns how many images end in a chain."""
+    first, end = chain.first_tile, chain.first_tile + chain.n_tiles
+    return bisect_right(header.first_tiles, end) - bisect_right(header.first_tiles, first)
 
 
 def coder_of(header: Header, given: FrozenModel | None = None) -> ChainCoder:
