@@ -115,6 +115,7 @@ def _write(
     codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]] | None", out: Path, quiet: bool
 ) -> None:
     from nelbo.cli.archive_files import meter, output_stream
+    from nelbo.codec.frozen_files import kept_file
 
     with output_stream(out) as stream, meter(quiet, len(source.entries)) as bar:
         if groups is None:
@@ -126,6 +127,8 @@ def _write(
         n_bytes = out.stat().st_size
         shown = f"{n_bytes} bytes, {8 * n_bytes / n_pixels:.3f} bits a pixel"
         print(f"{out}: {len(source.entries)} images, {shown}", file=sys.stderr)
+    if not quiet and (needed := kept_file(codec.frozen)) is not None:
+        print(f"other machines need {needed} to decode it, with --model", file=sys.stderr)
 
 
 def _codec(model: str, frozen: Path | None, steps: str, chain: int, lanes: int, verify: bool) -> "Codec":

@@ -45,7 +45,7 @@ def frozen_of(model: DiffusionModel | None) -> FrozenModel:
     if model is None:
         raise NelboError("the codec needs a model or a frozen model: give one")
     digest = model_sha256(model)
-    kept = cache_folder() / f"{digest}-{EXECUTOR_VERSION}.safetensors"
+    kept = _place_of(digest)
     if (found := _made_of(digest, [*_bundled(), kept])) is not None:
         return found
     frozen = freeze(model, choose_images(model, None, _N_IMAGES), "samples of the model")
@@ -53,6 +53,12 @@ def frozen_of(model: DiffusionModel | None) -> FrozenModel:
         return found  # Another process was faster, and archives may name its file by now.
     frozen.save(kept)
     return frozen
+
+
+def kept_file(frozen: FrozenModel) -> Path | None:
+    """Returns the file of the cache that holds a frozen model, which decoders elsewhere need; None if none does."""
+    path = _place_of(frozen.header.model_sha256)
+    return path if _sha256_of(path) == frozen.fingerprint else None
 
 
 def frozen_for(header: Header, given: FrozenModel | None = None) -> FrozenModel:
@@ -80,6 +86,10 @@ def frozen_for(header: Header, given: FrozenModel | None = None) -> FrozenModel:
 
 def _bundled() -> list[Path]:
     return [path for folder in bundled_models().values() if (path := folder / FROZEN).is_file()]
+
+
+def _place_of(digest: str) -> Path:
+    return cache_folder() / f"{digest}-{EXECUTOR_VERSION}.safetensors"
 
 
 def _made_of(digest: str, paths: Sequence[Path]) -> FrozenModel | None:

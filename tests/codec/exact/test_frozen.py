@@ -209,6 +209,10 @@ def test_of_two_processes_that_freeze_one_model_the_first_one_counts(models, tmp
 
     monkeypatch.setattr(frozen_files, "freeze", meanwhile)
     assert [frozen_files.frozen_of(model).fingerprint for _ in range(2)] == [first.fingerprint] * 2
+    kept = frozen_files.kept_file(first)
+    assert kept is not None
+    assert FrozenModel.load(kept).fingerprint == first.fingerprint
+    assert frozen_files.kept_file(second) is None
 
 
 def test_command_refuses_too_few_images(capsys):
