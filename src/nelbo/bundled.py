@@ -10,6 +10,11 @@ def bundled_models() -> dict[str, Path]:
     return {config.parent.name: config.parent for config in sorted(_ASSETS.glob("*/config.json"))}
 
 
+def model_folder(name: str | Path) -> Path:
+    """Returns the folder that a model's name stands for: a bundled model's, or that of a path, which is none's name."""
+    return (bundled_models().get(name) if isinstance(name, str) else None) or Path(name)
+
+
 def bundled_tables() -> dict[str, Path]:
     """Returns the error tables that come with bundled models, by the model's name."""
     return {table.parent.name: table for table in sorted(_ASSETS.glob("*/errors.safetensors"))}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.atomic import new_folder
-from nelbo.bundled import bundled_models
+from nelbo.bundled import bundled_models, model_folder
 from nelbo.errors import NelboError
 from nelbo.model import VDM
 from nelbo.model_config import parse_model_config
@@ -32,17 +32,26 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> VDM:
     Raises:
         NelboError: If there is no such model or its folder is damaged; the message names the file.
     """
-    folder = bundled_models().get(str(name), Path(name))
+    folder = model_folder(name)
     if not folder.is_dir():
         names = ", ".join(bundled_models()) or "none"
         raise NelboError(f"no model {str(name)!r}: it is neither a model folder nor a bundled model ({names})")
+    return read_folder(folder).to(device)
+
+
+def read_folder(folder: Path) -> VDM:
+    """Returns the model in a folder that :func:`save` wrote, in evaluation mode.
+
+    Raises:
+        NelboError: If the folder is damaged; the message names the file.
+    """
     config = parse_model_config(read_text(folder / CONFIG), str(folder / CONFIG))
     try:
         model = VDM(config)
     except NelboError as error:
         raise NelboError(f"{folder / CONFIG}: {error}") from None
     _fill(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
-    return model.eval().to(device)
+    return model.eval()
 
 
 def save(model: VDM, folder: Path, card: str, dtype: torch.dtype = torch.float32) -> None:

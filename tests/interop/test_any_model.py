@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 import nelbo
+from nelbo import pretrained
 from nelbo.bundled import bundled_models
 from nelbo.errors import NelboError
 from nelbo.model import VDM
@@ -16,6 +18,15 @@ FOLDER = bundled_models()["cifar10-small"]
 def test_bundled_models_and_folders_of_ours_are_read():
     assert isinstance(nelbo.load("cifar10-small"), VDM)
     assert isinstance(nelbo.load(FOLDER), VDM)
+
+
+@pytest.mark.parametrize("load", [nelbo.load, pretrained.load])
+def test_a_path_is_the_users_folder_whatever_bundled_model_has_its_name(tmp_path, monkeypatch, load):
+    shutil.copytree(FOLDER, tmp_path / "mnist-tiny")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./mnist-tiny", Path("mnist-tiny"), tmp_path / "mnist-tiny"):
+        assert load(name).image_shape == (3, 32, 32)
+    assert load("mnist-tiny").image_shape == (1, 28, 28)
 
 
 @pytest.mark.parametrize("name", ["nosuch", "/nosuch/folder", "a/b/c", "nosuch folder"])

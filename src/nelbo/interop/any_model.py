@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nelbo import pretrained
-from nelbo.bundled import bundled_models
+from nelbo.bundled import bundled_models, model_folder
 from nelbo.errors import NelboError
 from nelbo.interop import diffusers, hub
 from nelbo.interop.improved_diffusion import read_improved_diffusion
@@ -28,7 +28,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> DiffusionModel
     Raises:
         NelboError: If there is no such model, it is of a kind that nelbo does not read, or its folder is damaged.
     """
-    folder = bundled_models().get(str(name), Path(name))
+    folder = model_folder(name)
     if not folder.is_dir():
         folder = _from_hub(name)
     return _read(folder).eval().to(device)
@@ -50,7 +50,7 @@ def _read(folder: Path) -> DiffusionModel:
         return diffusers.read_diffusers(folder)
     if _settings(folder / pretrained.CONFIG).get("type") == "improved_diffusion":
         return read_improved_diffusion(folder)
-    return pretrained.load(folder)
+    return pretrained.read_folder(folder)
 
 
 def _settings(path: Path) -> dict[str, Any]:
