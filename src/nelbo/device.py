@@ -13,10 +13,18 @@ def choose_device(name: str, index: int = 0) -> torch.device:
         index: Which CUDA device.
 
     Raises:
-        NelboError: If CUDA is asked for and there is none.
+        NelboError: If CUDA is asked for and there is none, or no device of that index.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise NelboError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
-    return torch.device(name, index) if name == "cuda" else torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    n_devices = torch.cuda.device_count()
+    if index >= n_devices:
+        raise NelboError(
+            f"process {index} of this machine has no CUDA device of its own, this PyTorch sees {n_devices}: "
+            f"start no more processes than that (torchrun --nproc-per-node {n_devices}), or use --device cpu"
+        )
+    return torch.device(name, index)
