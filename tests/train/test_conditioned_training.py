@@ -81,9 +81,10 @@ def test_images_without_their_classes_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_an_earlier_version_goes_on_and_a_changed_one_does_not(tiny, tmp_path):
+@pytest.mark.parametrize("beside", [{}, {"start": "0123456789abcdef"}], ids=["training", "fine-tuning"])
+def test_a_run_of_an_earlier_version_goes_on_and_a_changed_one_does_not(tiny, tmp_path, beside):
     """Fields that the earlier version did not have stand at their defaults."""
-    identity = {**tiny().model_dump(mode="json"), "data": {"n_images": 48}}
+    identity = {**tiny().model_dump(mode="json"), **beside, "data": {"n_images": 48}}
     old = json.loads(json.dumps(identity))
     del old["model"]["n_classes"], old["model"]["augment"]
     (tmp_path / "config.json").write_text(json.dumps(old))

@@ -213,7 +213,7 @@ def _read_identity(path: Path) -> dict[str, Any]:
 
 def _completed(identity: dict[str, Any]) -> dict[str, Any]:
     """Returns what a run was with the defaults of those fields that came to be after it was started."""
-    fields = {name: value for name, value in identity.items() if name != "data"}
+    fields = {name: value for name, value in identity.items() if name not in ("data", "start")}
     try:
         return {**identity, **TrainConfig.model_validate_json(json.dumps(fields)).model_dump(mode="json")}
     except ValidationError:
