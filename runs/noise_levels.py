@@ -31,8 +31,8 @@ N_GAMMAS, N_IMAGES, N_CELLS, FLOOR = 75, 64, 32, 0.1
 def mean_squared_errors(
     model: DiffusionModel, images: nelbo.Images, gammas: Float[Tensor, " g"]
 ) -> Float[Tensor, " g"]:
-    """Returns the mean squared error of eps_hat per dimension at each gamma, over evenly spaced images."""
-    indices = range(0, len(images), len(images) // N_IMAGES)[:N_IMAGES]
+    """Returns the mean squared error of eps_hat per dimension at each gamma, over up to 64 evenly spaced images."""
+    indices = range(0, len(images), max(1, len(images) // N_IMAGES))[:N_IMAGES]
     x = to_unit(images.read(indices))
     eps = normals(model.image_shape, indices, "noise levels")
     errors = [squared_error(model, x, eps, gamma.expand(len(x))).mean() for gamma in gammas]
