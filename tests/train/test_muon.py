@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.train.loop import Trainer
+from nelbo.train.loop import Trainer, learning_rate
 from nelbo.train.muon import Joint, Muon, inner_kernels, orthogonalized
 
 SHAPES = [(8, 8), (8, 72), (72, 8), (1, 9)]
@@ -97,6 +97,26 @@ def test_every_parameter_has_one_optimiser(tiny, images, world):
         for (name, is_inner), p in zip(named.items(), trainer.model.net.parameters(), strict=True)
         if not name.startswith("conv_")
     )
+
+
+def test_a_network_without_inner_kernels_moves_by_adamw_alone(tiny, images, world):
+    bare = ("model.net.channels=[8]", "model.net.heads=[0]", "model.net.n_blocks_down=[0]", "model.net.n_blocks_up=[0]")
+    one, other = (Trainer(tiny(f"optimizer={name}", *bare), images, world) for name in ("muon", "adamw"))
+    assert not inner_kernels(one.model.net)
+    assert [one.run_step() for _ in range(2)] == [other.run_step() for _ in range(2)]
+
+
+def test_the_interior_of_a_learned_schedule_has_its_own_rate_beside_any_optimiser(tiny, images, world):
+    schedule = 'model.noise_schedule={"type": "learned", "n_units": 4}'
+    for name in ("adamw", "muon"):
+        trainer = Trainer(tiny(f"optimizer={name}", schedule, "interior_rate=0.25"), images, world)
+        trainer.run_step()
+        interior = {id(p) for p in trainer.model.noise_schedule.interior}
+        rate = learning_rate(trainer.config, 0)
+        for group in trainer.optimizer.param_groups:
+            is_interior = {id(p) in interior for p in group["params"]}
+            assert is_interior in ({True}, {False})
+            assert group["lr"] == rate * (0.25 if is_interior == {True} else 1.0)
 
 
 def test_muon_fits_a_batch(tiny, images, world):

@@ -81,7 +81,7 @@ class Trainer:
         self.importance = objective.importance if isinstance(objective, WeightedObjective) else None
         of_squares = objective.of_squares() if isinstance(objective, Objective) else []
         self.clipped = [group for group in _split(self.parameters, of_squares) if group]
-        self.optimizer, self.rates = optimizer(self.model, config), rate_factors(self.model, config)
+        self.optimizer, self.rates = optimizer(self.model, config)
         self.objective = _wrapped(objective, world, compiled)
         self.step = 0
         self.seconds = 0.0
@@ -202,27 +202,21 @@ def train(
     return trainer.step == trainer.config.n_updates
 
 
-def optimizer(model: VDM, config: TrainConfig) -> torch.optim.Optimizer | Joint:
-    """Returns what moves the weights; the noise schedule's parameters are no weights and do not decay.
+def optimizer(model: VDM, config: TrainConfig) -> tuple[torch.optim.Optimizer | Joint, list[float]]:
+    """Returns what moves the weights, and how many times the learning rate each of its groups moves at.
 
-    AdamW has everything, or with ``muon`` everything but the kernels inside the network.
+    AdamW has everything, or with ``muon`` everything but the kernels inside the network. The noise schedule's
+    parameters are no weights and do not decay.
     """
     of_net, of_ends, of_interior = _parts(model)
     rest, inner = _split(of_net, inner_kernels(model.net) if config.optimizer == "muon" else [])
-    decays = (config.weight_decay, 0.0, 0.0)
-    groups = [
-        {"params": part, "weight_decay": decay}
-        for part, decay in zip((rest, of_ends, of_interior), decays, strict=True)
-        if part
-    ]
+    parts = ((rest, config.weight_decay, 1.0), (of_ends, 0.0, 1.0), (of_interior, 0.0, config.interior_rate))
+    groups = [{"params": part, "weight_decay": decay} for part, decay, _ in parts if part]
+    factors = [factor for part, _, factor in parts if part]
     adamw = torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
-    return Joint([adamw, Muon(inner, config.learning_rate, weight_decay=config.weight_decay)]) if inner else adamw
-
-
-def rate_factors(model: VDM, config: TrainConfig) -> list[float]:
-    """Returns how many times the learning rate each of the optimiser's groups moves at."""
-    factors = [factor for part, factor in zip(_parts(model), (1.0, 1.0, config.interior_rate), strict=True) if part]
-    return [*factors, 1.0] if config.optimizer == "muon" else factors
+    if not inner:
+        return adamw, factors
+    return Joint([adamw, Muon(inner, config.learning_rate, weight_decay=config.weight_decay)]), [*factors, 1.0]
 
 
 def _parts(model: VDM) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
