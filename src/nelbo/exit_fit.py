@@ -14,7 +14,7 @@ _RIDGE = 1e-6
 
 
 def fit_exit(kind: str, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]) -> Exit:
-    """Returns the exit of a kind that suits predictions of images, all at one noise level.
+    """Returns the exit of a kind that suits predictions of images, all at one noise level; it lives on the CPU.
 
     Weights and scales take turns: weighted least squares for the means, Newton's method on the Gaussian's
     log-likelihood, which is convex in them, for the scales.
@@ -29,8 +29,8 @@ def fit_exit(kind: str, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "
     weights, scales = [], []
     for channel, known, context in situations(residual, x_hat, kind):
         w, v = _fit_channel(residual[:, channel].flatten(), known.flatten(0, 2), context.flatten(0, 2))
-        weights.append(w)
-        scales.append(v)
+        weights.append(w.cpu())
+        scales.append(v.cpu())
     widest = max(len(w) for w in weights)
     padded = torch.stack([torch.nn.functional.pad(w, (0, widest - len(w))) for w in weights])
     candidates = [Exit(kind, padded, torch.stack(scales), rounding) for rounding in _ROUNDINGS]

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from nelbo import exit_fit
 from nelbo.decoder import discretised_gaussian, to_unit
 from nelbo.exit import NEIGHBOURS, Exit, situations
 from nelbo.exit_fit import fit_exit
@@ -110,3 +111,33 @@ def test_perfect_predictions_leave_almost_nothing_to_pay(kind):
     images, _ = pictures(4)
     exit = fit_exit(kind, images, to_unit(images))
     assert (-exit.log_likelihood(images, to_unit(images))).max() < 1e-3
+
+
+class Elsewhere(torch.Tensor):
+    """A stand-in for a tensor of another device: whatever comes of it stays there, but for what ``cpu`` returns."""
+
+    def cpu(self, memory_format=torch.preserve_format):
+        return self.as_subclass(torch.Tensor)
+
+
+@every
+def test_an_exit_lives_on_the_cpu_wherever_it_was_fitted(kind, monkeypatch):
+    there, fit = fit_exit(kind, *pictures(4)), exit_fit._fit_channel
+    monkeypatch.setattr(
+        exit_fit, "_fit_channel", lambda *arguments: [part.as_subclass(Elsewhere) for part in fit(*arguments)]
+    )
+    exit = fit_exit(kind, *pictures(4))
+    assert type(exit.weights) is type(exit.scales) is torch.Tensor
+    assert torch.equal(exit.weights, there.weights)
+    assert torch.equal(exit.scales, there.scales)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every
+def test_an_exit_fitted_on_a_gpu_serves_there_and_here(kind):
+    images, x_hat = pictures(4)
+    exit = fit_exit(kind, images.cuda(), x_hat.cuda())
+    assert exit.weights.device.type == exit.scales.device.type == "cpu"
+    torch.testing.assert_close(
+        exit.log_likelihood(images.cuda(), x_hat.cuda()).cpu(), exit.log_likelihood(images, x_hat)
+    )
