@@ -33,7 +33,7 @@ def layer(modules: str, may_import: str, outside: str | None = None) -> Layer:
 
 # A new module goes into exactly one row. `package` is nelbo/__init__.py, `use` what one does with a model.
 LAYERS: Mapping[str, Layer] = {
-    "errors": layer("errors atomic bundled compiled", "", outside="numba"),
+    "errors": layer("errors atomic bundled compiled interrupts", "", outside="numba"),
     "theory": layer(
         "gaussian basis noise_schedule learned_schedule schedule_variance decoder exit exit_fit reverse bound view "
         "prediction weighting respecified dequantisation",

@@ -1,5 +1,8 @@
 """The error table: one call per image and level, sums that add up, go on where they stopped, and survive a file."""
 
+import itertools
+import signal
+from contextlib import suppress
 from dataclasses import fields, replace
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 
 from nelbo.errors import NelboError
 from nelbo.exit import Exit
+from nelbo.time_schedule import gather as gathering
 from nelbo.time_schedule.errors import ErrorTable
 from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table
 from nelbo.time_schedule.table_file import load_table, save_table
@@ -19,15 +23,15 @@ def gather(make_model, make_pixels, n=6, kind=KINDS[0], **settings):
     return error_table(make_model(*kind), make_pixels(n), **({"n_gammas": 10, "precision": "float32"} | settings))
 
 
-def assert_same(one: ErrorTable, other: ErrorTable, rtol=1e-6):
+def assert_same(one: ErrorTable, other: ErrorTable, rtol=1e-6, atol=1e-9):
     for item in fields(ErrorTable):
         a, b = getattr(one, item.name), getattr(other, item.name)
         if isinstance(a, torch.Tensor):
-            torch.testing.assert_close(a, b, rtol=rtol, atol=1e-9)
+            torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
         elif item.name == "exit_losses":
             assert a.keys() == b.keys()
             for key in a:
-                torch.testing.assert_close(a[key], b[key], rtol=rtol, atol=1e-9)
+                torch.testing.assert_close(a[key], b[key], rtol=rtol, atol=atol)
         elif item.name == "exits":
             assert {key: len(value) for key, value in a.items()} == {key: len(value) for key, value in b.items()}
         else:
@@ -117,6 +121,54 @@ def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
         finished = error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", start=start)
         assert_same(finished, whole)
         assert model.n_images_seen == (SITTING + 2) * len(whole.gammas)
+
+
+def assert_equal(one: ErrorTable, other: ErrorTable):
+    """Bit for bit."""
+    assert_same(one, other, rtol=0, atol=0)
+    for kind, exits in one.exits.items():
+        for a, b in zip(exits, other.exits[kind], strict=True):
+            assert torch.equal(a.weights, b.weights)
+            assert torch.equal(a.scales, b.scales)
+            assert a.rounding == b.rounding
+
+
+def call_at(function, number, first):
+    """Returns a function that calls ``first`` before it is called for the given time, counting from 0."""
+    numbers = itertools.count()
+
+    def call(*arguments):
+        if next(numbers) == number:
+            first()
+        return function(*arguments)
+
+    return call
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+SMALL_KINDS = [(None, "posterior"), (3, "learned-range")]
+CALLS = [("_sums", 9), ("_sums", 12), ("_block_products", 4), ("moments", 4), ("exit_loss", 4), ("fit_exit", 2)]
+
+
+@pytest.mark.parametrize("kind", SMALL_KINDS, ids=["ours", "discrete"])
+def test_ctrl_c_leaves_whole_levels(make_model, make_pixels, kind, monkeypatch):
+    """Before any part of a level's sums; what the caller holds goes on as if nothing had happened, bit for bit."""
+    monkeypatch.setattr(gathering, "SITTING", 2)
+    arguments, settings = (make_model, make_pixels, 3, kind), {"n_gammas": 3, "exit_kinds": ("channels",)}
+    whole = gather(*arguments, **settings)
+    n_interrupted = 0
+    for part, number in CALLS:
+        latest = [None]
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(gathering, part, call_at(getattr(gathering, part), number, ctrl_c))
+            gather(*arguments, progress=lambda table, _, latest=latest: latest.append(table), **settings)
+            continue
+        n_interrupted += 1
+        assert_equal(gather(*arguments, start=latest[-1], **settings), whole)
+    assert n_interrupted >= 4
 
 
 def test_going_on_with_another_table_is_refused(make_model, make_pixels):

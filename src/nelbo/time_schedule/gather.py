@@ -21,6 +21,7 @@ from nelbo.exit import Exit
 from nelbo.exit_fit import fit_exit
 from nelbo.fingerprint import fingerprint
 from nelbo.gaussian import denoised, diffuse
+from nelbo.interrupts import uninterrupted
 from nelbo.labels import labels_of
 from nelbo.model import DiffusionModel, check_seed
 from nelbo.precision import Precision, autocast, resolve_precision, set_precision
@@ -66,7 +67,8 @@ def error_table(
         start: A table of the same call that was interrupted; what it holds is not computed again.
         exits_of: A table whose exits to use, so that the two add up; by default exits are fitted to the first images.
         exit_kinds: Which exits to fit and measure, of ``channels`` and ``causal``.
-        progress: Called after each batch with the table so far, which is complete in itself.
+        progress: Called after each batch with the table so far, which is complete in itself and stays so: it grows by
+            whole levels, whenever the gathering is interrupted.
 
     Raises:
         NelboError: If the images do not fit the model, a setting is out of range, ``start`` is the table of something
@@ -209,13 +211,14 @@ def _sit(
 def _with_images(
     table: ErrorTable, model: DiffusionModel, images: UInt8[Tensor, "b c h w"], eps_0: Float[Tensor, "b c h w"]
 ) -> ErrorTable:
-    """Returns the table with what does not depend on the level."""
-    _add(table.square, to_unit(images).double().square().flatten(1).sum(1))
+    """Returns the table with what does not depend on the level; the given one keeps its own sums of that."""
+    square = table.square + _sums(to_unit(images).double().square().flatten(1).sum(1))
+    decoder = table.decoder
     if table.subject.gamma_0 is not None:
         gamma_0 = torch.tensor(table.subject.gamma_0, dtype=torch.float64, device=model.device)
         z_0 = diffuse(to_unit(images), eps_0, gamma_0.expand(len(images)))
-        _add(table.decoder[0], -model.decoder.log_likelihood(images, z_0, gamma_0))
-    return replace(table, n_decoded=table.n_decoded + len(images))
+        decoder = decoder + _sums(-model.decoder.log_likelihood(images, z_0, gamma_0))
+    return replace(table, square=square, decoder=decoder, n_decoded=table.n_decoded + len(images))
 
 
 def _add_level(
@@ -227,30 +230,39 @@ def _add_level(
     eps: Float[Tensor, "b c h w"],
     basis: Basis,
 ) -> None:
-    """Adds a sitting's mistakes at one level to the table's sums, in place."""
+    """Adds a sitting's mistakes at one level to the table's sums, in place: all of them, or none if interrupted."""
     mistake, x_hat, nu = sitting.mistakes(x, eps, table.gammas[level])
-    _add(table.error[level], mistake.double().square().flatten(1).sum(1))
-    table.covariance[level] += _block_products(basis.forward(mistake), basis.block).cpu()
+    sums = [
+        (table.error[level], _sums(mistake.double().square().flatten(1).sum(1))),
+        (table.covariance[level], _block_products(basis.forward(mistake), basis.block).cpu()),
+        (table.n_images[level], torch.tensor(len(images))),
+    ]
     if nu is not None and table.ranges is not None:
-        table.ranges[level] += moments(nu, mistake.square()).cpu()
+        sums.append((table.ranges[level], moments(nu, mistake.square()).cpu()))
     if sitting.model.exit_std is not None:
-        _add(table.decoder[level], exit_loss(images, x_hat, sitting.model.exit_std))
-    for kind in table.exits:
-        _add_exit(table, kind, level, images, x_hat)
-    table.n_images[level] += len(images)
+        sums.append((table.decoder[level], _sums(exit_loss(images, x_hat, sitting.model.exit_std))))
+    leaving = _leaving(table, level, images, x_hat)
+    with uninterrupted():
+        for total, more in sums:
+            total += more
+        for kind, (position, exit, losses) in leaving.items():
+            if position == len(table.exits[kind]):
+                table.exits[kind].append(exit)
+            table.exit_losses[kind][position] += losses
 
 
-def _add_exit(
-    table: ErrorTable, kind: str, level: int, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]
-) -> None:
-    """Adds the losses of leaving from a level, if it is an exit level; the first images fit its exit."""
+def _leaving(
+    table: ErrorTable, level: int, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]
+) -> dict[str, tuple[int, Exit, Float[Tensor, " 2"]]]:
+    """Returns by kind the exit of a level, if it is an exit level, and its losses; the first images fit the exit."""
     position = int(torch.searchsorted(table.exit_levels, level))
     if position == len(table.exit_levels) or table.exit_levels[position] != level:
-        return
-    fitted: list[Exit] = table.exits[kind]
-    if position == len(fitted):
-        fitted.append(fit_exit(kind, images, x_hat))
-    _add(table.exit_losses[kind][position], -fitted[position].log_likelihood(images, x_hat))
+        return {}
+    found = {}
+    for kind, fitted in table.exits.items():
+        exit = fitted[position] if position < len(fitted) else fit_exit(kind, images, x_hat)
+        found[kind] = (position, exit, _sums(-exit.log_likelihood(images, x_hat)))
+    return found
 
 
 def _block_products(y: Float[Tensor, "b c h w"], block: tuple[int, int]) -> Float[Tensor, "p bh bw"]:
@@ -260,10 +272,10 @@ def _block_products(y: Float[Tensor, "b c h w"], block: tuple[int, int]) -> Floa
     return torch.stack([(blocks[:, a] * blocks[:, d]).double().sum((0, 1, 3)) for a, d in pairs(c)])
 
 
-def _add(sums: Float[Tensor, " 2"], values: Float[Tensor, " b"]) -> None:
-    """Adds values and their squares to a pair of sums, in place."""
+def _sums(values: Float[Tensor, " b"]) -> Float[Tensor, " 2"]:
+    """Returns the sum of values and of their squares."""
     values = values.double().cpu()
-    sums += torch.stack([values.sum(), values.square().sum()])
+    return torch.stack([values.sum(), values.square().sum()])
 
 
 def _check_continues(fresh: ErrorTable, start: ErrorTable) -> None:
