@@ -40,6 +40,7 @@ class DiffusionModel(nn.Module, ABC):
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
         specification: How the latents are scaled; variance preserving of all models here.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
+        identity: What tells it from models of the same weights, see :func:`nelbo.fingerprint.fingerprint`.
     """
 
     image_shape: tuple[int, int, int]
@@ -49,6 +50,7 @@ class DiffusionModel(nn.Module, ABC):
     reverse: ReverseKernel
     exit_std: float | None = None
     n_classes: int = 0
+    identity: str = ""
     specification: Specification = VP
 
     @abstractmethod

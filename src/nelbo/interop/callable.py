@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
+from nelbo.interop.identity import identity_of
 from nelbo.model_config import first_problem
 
 
@@ -46,7 +47,8 @@ def from_callable(
         eps: A function of (x, t), or of (x, t, labels) with classes: x are float32 latents, shape (b, c, h, w), of
             images scaled by v / 127.5 - 1; t are int64 timesteps 0 .. N - 1, shape (b,). It returns the noise
             expected in x; with learned variances, then the interpolation coefficients in [-1, 1], in as many
-            channels more. A torch module is fine, and moves with the model.
+            channels more. A torch module is fine, and moves with the model. Schedules and error tables are tied to
+            what :func:`~nelbo.interop.identity.identity_of` sees of the function when it is given.
         betas: The N betas it was trained with.
         image_shape: Channels, height and width of the images.
         prediction: What it returns: the noise ``eps``, the image ``x`` or ``v`` = alpha eps - sigma x.
@@ -77,4 +79,4 @@ def from_callable(
         raise NelboError(f"from_callable: {first_problem(error)}") from None
     if not callable(eps):
         raise NelboError(f"from_callable takes a function of (x, t), got {type(eps).__name__}")
-    return DDPM(CallableNet(eps, n_classes > 0), checked(betas), config).eval()
+    return DDPM(CallableNet(eps, n_classes > 0), checked(betas), config, identity_of(eps)).eval()

@@ -25,6 +25,7 @@ References:
     Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
 """
 
+import json
 import math
 from typing import Literal
 
@@ -78,6 +79,7 @@ class DDPM(DiffusionModel):
             channels as the image, or twice as many with learned variances.
         betas: Its N betas, in float64.
         config: What its output means.
+        net_identity: What tells the network from others of the same weights, such as its number of attention heads.
 
     Attributes:
         reverse_kernel: The kernel it was trained with, by name: ``posterior``, ``forward`` or ``learned-range``.
@@ -86,7 +88,7 @@ class DDPM(DiffusionModel):
         NelboError: If the betas are out of range.
     """
 
-    def __init__(self, net: nn.Module, betas: Float[Tensor, " n"], config: DDPMConfig) -> None:
+    def __init__(self, net: nn.Module, betas: Float[Tensor, " n"], config: DDPMConfig, net_identity: str = "") -> None:
         super().__init__()
         betas = checked(betas)
         self.net = net
@@ -99,6 +101,7 @@ class DDPM(DiffusionModel):
         self.exit_std = exit_std_of(betas) / PIXEL_SCALE
         self.n_timesteps = len(betas)
         self.n_classes = config.n_classes
+        self.identity = json.dumps([config.model_dump(mode="json"), len(betas), net_identity])
 
     @property
     def gammas(self) -> Float[Tensor, " n"]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -78,7 +78,7 @@ def read_diffusers(folder: Path) -> DDPM:
     try:
         config = _config(net, scheduler)
         betas = _betas(library, scheduler)
-        return DDPM(DiffusersNet(_unet(library, net_folder)), betas, config).eval()
+        return DDPM(DiffusersNet(_unet(library, net_folder)), betas, config, _identity(net)).eval()
     except NelboError as error:
         raise NelboError(f"{folder}: {error}") from None
 
@@ -131,6 +131,11 @@ def _config(net: dict[str, Any], scheduler: dict[str, Any]) -> DDPMConfig:
         clip=_clip(scheduler),
         n_classes=_n_classes(net),
     )
+
+
+def _identity(net: dict[str, Any]) -> str:
+    """Returns a U-Net's settings, without what diffusers notes about where and when they were written."""
+    return json.dumps({name: value for name, value in sorted(net.items()) if name[0] != "_"})
 
 
 def _check_classes(net: dict[str, Any], scheduler: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class ImprovedDiffusionConfig(Frozen):
 
     def build(self) -> DDPM:
         """Returns the model at its initialisation."""
-        return DDPM(self.build_net(), named_betas(self.schedule, self.n_steps), self.ddpm)
+        return DDPM(self.build_net(), named_betas(self.schedule, self.n_steps), self.ddpm, self.model_dump_json())
 
     def build_net(self) -> UNetImproved:
         """Returns its network at its initialisation."""
