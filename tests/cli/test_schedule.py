@@ -91,6 +91,18 @@ def test_the_same_command_goes_on_with_its_table(files, capsys, monkeypatch):
     assert (out / "schedules.json").read_text() == whole
 
 
+def test_a_table_of_other_images_is_not_taken_for_theirs(files, capsys, tmp_path):
+    model, images, out = files
+    run("schedule", model, "--data", images, "--out", out, *SMALL)
+    before = (out / "errors.safetensors").read_bytes()
+    np.savez(tmp_path / "others.npz", images=255 - np.load(images)["images"])
+    for changed in (("--data", tmp_path / "others.npz", *SMALL), ("--data", images, *SMALL, "--images", 6)):
+        message = fails(capsys, "schedule", model, "--out", out, *changed)
+        assert "is of other images, or of more or fewer" in message
+        assert "choose another --out" in message
+    assert (out / "errors.safetensors").read_bytes() == before
+
+
 def test_fixed_ends_are_the_papers_setting(files, capsys):
     model, images, out = files
     run("schedule", model, "--data", images, "--out", out, *SMALL, "--fixed-ends", "--reverse", "posterior")

@@ -8,11 +8,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from nelbo.data import from_array
 from nelbo.errors import NelboError
 from nelbo.exit import Exit
 from nelbo.time_schedule import gather as gathering
 from nelbo.time_schedule.errors import ErrorTable
-from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table
+from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table, images_digest
 from nelbo.time_schedule.table_file import load_table, save_table
 
 KINDS = [(None, "posterior"), (12, "learned-range"), (12, "forward")]
@@ -80,17 +81,11 @@ def test_statistics_are_those_of_the_mistakes(make_model, make_pixels, kind):
 
 @kinds
 def test_tables_of_different_images_add_up(make_model, make_pixels, kind):
-    """Each image has the noise of its place, so the second table is of images that stand where they stood."""
-    from nelbo.data import from_array
-
-    model, pixels = make_model(*kind), make_pixels(2 * SITTING)
-    whole = error_table(model, pixels, n_gammas=10, precision="float32")
-    first = error_table(model, pixels[:SITTING], n_gammas=10, precision="float32")
-    longer = error_table(model, from_array(pixels), n_gammas=10, precision="float32", start=first)
-    assert_same(longer, whole)
-    assert first.n_images.tolist() == [SITTING] * len(first.gammas)  # Going on leaves the start as it was.
+    model = make_model(*kind)
+    first = error_table(model, make_pixels(SITTING), n_gammas=10, precision="float32")
     second = error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32", exits_of=first)
     total = first + second
+    assert total.images is None
     assert total.n_images.tolist() == [SITTING + 4] * len(total.gammas)
     torch.testing.assert_close(total.error, first.error + second.error)
     with pytest.raises(NelboError, match="exits_of"):
@@ -118,8 +113,10 @@ def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
         with pytest.raises(Stop):
             error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", progress=interrupt)
         start = load_table(tmp_path / "table.safetensors")
+        n_images = start.n_images.clone()
         finished = error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", start=start)
         assert_same(finished, whole)
+        assert torch.equal(start.n_images, n_images)  # Going on leaves the start as it was.
         assert model.n_images_seen == (SITTING + 2) * len(whole.gammas)
 
 
@@ -175,7 +172,30 @@ def test_going_on_with_another_table_is_refused(make_model, make_pixels):
     start = gather(make_model, make_pixels, 3)
     for settings in ({"n_gammas": 11}, {"seed": 1}, {"precision": "bfloat16"}):
         with pytest.raises(NelboError, match="remove it to start anew"):
-            gather(make_model, make_pixels, 6, start=start, **settings)
+            gather(make_model, make_pixels, 3, start=start, **settings)
+
+
+def test_a_table_goes_on_with_its_own_images_alone(make_model, make_pixels, tmp_path):
+    """In their order and their number; a finished one as well, and one from an older file never."""
+    model, images = make_model(), make_pixels(4)
+    settings = {"n_gammas": 2, "precision": "float32", "exit_kinds": ()}
+    save_table(error_table(model, images, **settings), tmp_path / "table.safetensors")
+    start = load_table(tmp_path / "table.safetensors")
+    assert_equal(error_table(model, images, **settings, start=start), start)
+    for others in (make_pixels(4, seed=1), images.flip(0), images[:3], torch.cat([images, images])):
+        with pytest.raises(NelboError, match=r"other images, or of more or fewer: remove it .* --out, or .* --table"):
+            error_table(model, others, **settings, start=start)
+    save_table(replace(start, images=None), tmp_path / "older.safetensors")
+    older = load_table(tmp_path / "older.safetensors")
+    assert torch.equal(older.mean_square, start.mean_square)
+    with pytest.raises(NelboError, match="does not say of which images"):
+        error_table(model, images, **settings, start=older)
+
+
+def test_images_of_other_classes_are_other_images(make_pixels):
+    images, labels = from_array(make_pixels(3)), torch.tensor([0, 1, 2])
+    assert images_digest(images, labels) == images_digest(images, labels.clone())
+    assert len({images_digest(images), images_digest(images, labels), images_digest(images, labels.flip(0))}) == 3
 
 
 def test_exits_are_measured_at_no_more_levels_than_needed(make_model, make_pixels):

@@ -62,6 +62,8 @@ class ErrorTable:
         exit_losses: By kind, sums and sums of squares of their losses, shape (m, 2).
         exit_levels: Positions of the exit levels in ``gammas``, increasing.
         ranges: The histograms of :mod:`nelbo.time_schedule.ranges`, shape (n, bins, 4), of a model with such variances.
+        images: The SHA-256 of all the images that the table is of once it is finished; None of a sum of tables, or from
+            a file that does not say.
     """
 
     subject: Subject
@@ -76,6 +78,7 @@ class ErrorTable:
     exit_losses: dict[str, Float[Tensor, "m 2"]] = field(default_factory=dict)
     exit_levels: Int[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ranges: Float[Tensor, "n bins 4"] | None = None
+    images: str | None = None
 
     def __post_init__(self) -> None:
         """Raises NelboError if a sum is no finite number."""
@@ -137,6 +140,7 @@ class ErrorTable:
             covariance=self.covariance + other.covariance,
             exit_losses={kind: losses + other.exit_losses[kind] for kind, losses in self.exit_losses.items()},
             ranges=None if self.ranges is None or other.ranges is None else self.ranges + other.ranges,
+            images=None,
         )
 
 

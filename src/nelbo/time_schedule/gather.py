@@ -1,12 +1,13 @@
 """Gathering an error table: one network call per image and noise level, in any number of sittings."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from nelbo.basis import Basis, plain_basis
@@ -64,7 +65,7 @@ def error_table(
         seed: The randomness of the noise; image k of the data has the noise of image k.
         batch_size: Images a network call, at most 32.
         precision: ``auto``, ``float32`` or ``bfloat16``.
-        start: A table of the same call that was interrupted; what it holds is not computed again.
+        start: A table of the same call that was interrupted, on the same images; what it holds is not computed again.
         exits_of: A table whose exits to use, so that the two add up; by default exits are fitted to the first images.
         exit_kinds: Which exits to fit and measure, of ``channels`` and ``causal``.
         progress: Called after each batch with the table so far, which is complete in itself and stays so: it grows by
@@ -83,6 +84,7 @@ def error_table(
     model.eval()
     set_precision(model, model.device, resolved)
     table = empty_table(model, n_gammas, seed, resolved, exit_kinds, exits_of)
+    table = replace(table, images=images_digest(data, labels_of(model, data)))
     if start is not None:
         _check_continues(table, start)
         table = copy.deepcopy(start)  # What follows adds to its sums in place.
@@ -97,6 +99,16 @@ def error_table(
 def chosen_images(data: Images, n_images: int, seed: int = 0) -> Images:
     """Returns some of a data set's images, chosen at random, in their order."""
     return data.select(np.sort(permutation(len(data), "images of an error table", seed)[:n_images]))
+
+
+def images_digest(data: Images, labels: Int64[Tensor, " n"] | None = None) -> str:
+    """Returns the SHA-256 of all images in their order, and of their classes where a model is told them."""
+    digest = hashlib.sha256(repr((len(data), *data.shape)).encode())
+    for first in range(0, len(data), SITTING):
+        digest.update(data.read(range(first, min(first + SITTING, len(data)))).numpy().tobytes())
+    if labels is not None:
+        digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def levels(model: DiffusionModel, n_gammas: int) -> Float[Tensor, " n"]:
@@ -283,5 +295,13 @@ def _check_continues(fresh: ErrorTable, start: ErrorTable) -> None:
     if start.subject != fresh.subject or not torch.equal(start.gammas, fresh.gammas):
         raise NelboError(
             "the error table to go on with is of another model, seed, precision or grid of gammas: "
-            "remove it to start anew"
+            "remove it to start anew, or choose another --out"
+        )
+    if start.images != fresh.images:
+        found = (
+            "does not say of which images it is" if start.images is None else "is of other images, or of more or fewer"
+        )
+        raise NelboError(
+            f"the error table to go on with {found}: remove it to start anew, choose another --out, "
+            "or give it as --table, in place of images, to search it as it is"
         )

@@ -40,6 +40,8 @@ def save_table(table: ErrorTable, path: Path, dtype: torch.dtype = torch.float32
         "n_decoded": str(table.n_decoded),
         "exits": json.dumps(list(table.exits)),
     }
+    if table.images is not None:
+        header["images"] = table.images
     with new_file(path) as temporary:
         save_file(tensors, temporary, header)
 
@@ -73,6 +75,7 @@ def _table(header: dict[str, str], tensors: dict[str, Tensor]) -> ErrorTable:
         exits={kind: _exits(kind, tensors) for kind in kinds},
         exit_losses={kind: tensors[f"{kind}.losses"] for kind in kinds},
         ranges=tensors.get("ranges"),
+        images=header.get("images"),
         **parts,
     )
 
