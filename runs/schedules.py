@@ -2,6 +2,7 @@
 
     python runs/schedules.py cifar10-small --train cifar10-train.npz --test cifar10-test.npz --out out/schedules
 
+Or ``--table errors.safetensors`` in place of training images, a table made before, wherever and in whatever precision.
 Prints a line for each kernel, way of leaving and budget: what the error table predicts and what test images cost,
 beside the continuous bound on the same images; writes results.json and the figure of `nelbo schedule`.
 """
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 import nelbo
 from nelbo.atomic import new_file
-from nelbo.cli.gathering import gather
+from nelbo.cli.gathering import gather, loaded_table
 from nelbo.device import choose_device
 from nelbo.evaluation import evaluate
 from nelbo.time_schedule.errors import ErrorTable
@@ -37,8 +38,7 @@ def main() -> None:
     options = parse()
     model = nelbo.load(options.model, choose_device("auto"))
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "errors.safetensors"
-    table = gather(model, options.train, path, options.gammas, options.images, 0, 32, "auto")
+    table = table_of(model, options)
     test = nelbo.open_images(options.test)
     test = chosen_images(test, options.test_images)
     whole = evaluate(model, test, n_passes=options.passes)
@@ -51,6 +51,14 @@ def main() -> None:
     with new_file(options.out / "results.json") as temporary:
         content = {"model": options.model, "n_test_images": len(test), "whole": asdict(whole), "rows": rows}
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def table_of(model: nelbo.DiffusionModel, options: argparse.Namespace) -> ErrorTable:
+    """Returns the given table, or one gathered from training images."""
+    if options.table is not None:
+        return loaded_table(model, options.table, options.model)
+    path = options.out / "errors.safetensors"
+    return gather(model, options.train, path, options.gammas, options.images, 0, 32, "auto")
 
 
 def measure(
@@ -86,7 +94,9 @@ def parse() -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--train", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--train", type=Path, help="the images to gather a table from")
+    source.add_argument("--table", type=Path, help="a table made before")
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gammas", type=int, default=1000)
