@@ -218,9 +218,9 @@ def test_classes_reach_the_network():
 
 
 LABELS = {
-    "missing": (3, None, "conditioned on 3 classes"),
-    "unexpected": (0, torch.tensor([0, 1]), "not class-conditional"),
-    "too few": (3, torch.tensor([0]), "one number for each of 2 images"),
+    "missing": (3, None, "has 3 classes"),
+    "unexpected": (0, torch.tensor([0, 1]), "has no classes"),
+    "too few": (3, torch.tensor([0]), r"of shape \(2,\)"),
     "too large": (3, torch.tensor([0, 3]), "from 0 to 2"),
     "negative": (3, torch.tensor([0, -1]), "from 0 to 2"),
 }
@@ -232,7 +232,21 @@ def test_wrong_labels_are_refused(name):
     function = (lambda x, t, labels: x) if n_classes else (lambda x, t: x)
     model = nelbo.from_callable(function, BETAS, SHAPE, n_classes=n_classes)
     with pytest.raises(NelboError, match=says):
+        model.check_labels(labels, len(IMAGES))
+
+
+@pytest.mark.parametrize(("n_classes", "labels"), [(3, None), (0, torch.tensor([0, 1]))])
+def test_a_network_is_asked_with_labels_where_it_has_classes_and_else_without(n_classes, labels):
+    model = nelbo.from_callable(lambda x, t, labels=None: x, BETAS, SHAPE, n_classes=n_classes)
+    with pytest.raises(NelboError, match=f"has {n_classes} classes, so its network takes"):
         model.denoise(NOISE[0], model.gammas[3].expand(2), labels)
+
+
+def test_labels_in_range_are_not_looked_at_by_the_denoiser():
+    """A GPU would have to wait for them; on the meta device there are no values to look at."""
+    model = nelbo.from_callable(lambda x, t, labels: x, BETAS, SHAPE, n_classes=3)
+    gamma, labels = model.gammas[3].expand(2), torch.tensor([0, 2])
+    model.denoise(NOISE[0], gamma, labels.to("meta"))
 
 
 WRONG_BETAS = {

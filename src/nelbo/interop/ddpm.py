@@ -119,7 +119,8 @@ class DDPM(DiffusionModel):
             labels: Their classes, of a class-conditional model.
 
         Raises:
-            NelboError: If a gamma is none of the model's, or labels are missing, out of range or not expected.
+            NelboError: If a gamma is none of the model's, or labels are missing or not expected. Whether they are in
+                range :meth:`check_labels` asks, once and not at every network call, for which a GPU would have to wait.
         """
         return self.denoise_with_range(z, gamma, labels)[0]
 
@@ -130,7 +131,9 @@ class DDPM(DiffusionModel):
 
         Arguments and errors are those of :meth:`denoise`.
         """
-        check_labels(labels, len(z), self.n_classes)
+        if (labels is None) != (self.n_classes == 0):
+            wanted = f"a label in 0 .. {self.n_classes - 1} for each image" if self.n_classes else "no labels"
+            raise NelboError(f"the model has {self.n_classes} classes, so its network takes {wanted}")
         timesteps = self.timesteps_at(gamma)
         ours = self.gammas[timesteps]
         theirs = ours + GAMMA_SHIFT
@@ -176,17 +179,3 @@ class DDPM(DiffusionModel):
             return eps_hat
         x_hat = gaussian.denoised(z, eps_hat, gamma)
         return torch.where(x_hat.abs() > clip, gaussian.noise_of(z, x_hat.clamp(-clip, clip), gamma), eps_hat)
-
-
-def check_labels(labels: Tensor | None, n_images: int, n_classes: int) -> None:
-    """Raises NelboError unless there is a label in range for each image, or none where there are no classes."""
-    if labels is None:
-        if n_classes:
-            raise NelboError(f"the model is conditioned on {n_classes} classes: give a label for each image")
-        return
-    if not n_classes:
-        raise NelboError("the model is not class-conditional: give no labels")
-    if tuple(labels.shape) != (n_images,):
-        raise NelboError(f"labels must be one number for each of {n_images} images, got shape {tuple(labels.shape)}")
-    if not bool(((labels >= 0) & (labels < n_classes)).all()):
-        raise NelboError(f"labels must be classes from 0 to {n_classes - 1}, got {labels.unique().tolist()[:5]}")

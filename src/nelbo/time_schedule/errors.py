@@ -97,11 +97,6 @@ class ErrorTable:
         """The mean of e^2 per dimension at each level."""
         return self.error[:, 0] / self.n_images / self.n_dims
 
-    @property
-    def mean_square_error(self) -> Float[Tensor, " n"]:
-        """The standard error of :attr:`mean_square`, over images."""
-        return standard_errors(self.error, self.n_images) / self.n_dims
-
     def basis(self) -> Basis:
         """Returns the spectral kernel's basis: one set of colour axes, the principal ones near gamma = -5."""
         plain = plain_basis(self.subject.image_shape)
