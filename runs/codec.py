@@ -2,7 +2,8 @@
 
     python runs/codec.py cifar10-small --data cifar10-test.npz --images 1,10,100,1000 --budgets 4,8,16 --out codec.json
 
-Every file is decoded and compared, so the codec does not verify it once more, and each result is written as it comes.
+With ``--budgets ""`` it measures the classical codecs instead. Every file is decoded and compared, so the codec does
+not verify it once more, and each result is written as it comes.
 Bits per dimension count all bytes of the file; the model's bytes are listed apart.
 The bound is that of the same schedule on the same images, with fresh noise; net bits are those that all images but the
 seeds added to their message.
@@ -55,8 +56,8 @@ def main(name: str, data: str, counts: list[int], budgets: list[int], n_chain: i
 def measured(
     name: str, frozen: FrozenModel, images: Images, counts: list[int], budgets: list[int], n_chain: int
 ) -> Iterator[dict[str, float]]:
-    """Yields the rows of the table: classical codecs, then ours."""
-    for n in counts:
+    """Yields the rows of the table: ours, or without budgets those of classical codecs."""
+    for n in counts if not budgets else []:
         yield {"n_images": n, **classical(images, n)}
     for budget in budgets:
         bound, error = measured_bound(name, images.select(range(max(counts))), budget)
