@@ -27,7 +27,10 @@ from nelbo.train.run import check_images, hold_out
 FOURIER = {"with Fourier features": "[7,8]", "without": "[]"}
 SCHEDULES = {"fixed line": '{"type": "linear"}', "learned": '{"type": "learned"}'}
 STAGES = '"channels": [24, 48], "n_blocks_down": [1, 1], "n_blocks_up": [1, 1], "heads": [0, 0], "n_cond": 64'
-COMMON = ("warmup_images=1600", "ema_rate=0.99", "interior_rate=20")
+COMMON = (
+    *("warmup_images=1600", "ema_rate=0.99", "interior_rate=20", "batch_size=32", "decay=cosine"),
+    *("optimizer=adamw", "learning_rate=1e-3", "weight_decay=0.01", "model.prediction=v"),
+)
 
 
 def configurations(n_images: int, n_held_out: int) -> dict[str, TrainConfig]:

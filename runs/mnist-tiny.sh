@@ -9,3 +9,4 @@ run=out/mnist-tiny
 .venv/bin/nelbo train --preset mnist-tiny --data data/mnist-train.npz --out "$run" --checkpoint-every 1000
 .venv/bin/python runs/bundle.py "$run" data/mnist-test.npz src/nelbo/assets/mnist-tiny
 .venv/bin/python runs/table.py mnist-tiny --data data/mnist-train.npz
+.venv/bin/python runs/frozen.py mnist-tiny --data data/mnist-train.npz

@@ -1,12 +1,13 @@
-"""Compares ways to train ``cifar10-small`` at equal compute: networks, optimisers, noise levels, one change at a time.
+"""Compares ways to train ``cifar10-small`` at equal compute: networks, optimisers, noise levels, by what changes.
 
     OMP_NUM_THREADS=1 python runs/recipe.py --data data/cifar10-train.npz --out out/recipe.json --seconds 180
 
-Each run gets the number of images that its step's processor time, measured in turn with all others, allows. Warm-up and
-average are shares of the run. What is compared is the bound in continuous time of 1,000 images held out from training,
-with the same noise for all, of the averaged weights and of the last ones. The paired error is that of the difference
-from the base over images and noise; what another seed changes is the difference of ``another seed``. Runs that the
-output file holds already are kept: interrupt it at any time. Short runs tell what learns sooner.
+The base is what the bundled model before this one was trained with at last. Each run gets the number of images that its
+step's processor time, measured in turn with all others, allows. Warm-up and average are shares of the run. What is
+compared is the bound in continuous time of 1,000 images held out from training, with the same noise for all, of the
+averaged weights and of the last ones. The paired error is that of the difference from the base over images and noise;
+what another seed changes is the difference of ``another seed``. Runs that the output file holds already, of the same
+settings, are kept: interrupt it at any time. Short runs tell what learns sooner.
 """
 
 import argparse
@@ -36,7 +37,10 @@ from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
 from nelbo.train.run import check_images, hold_out
 
-BASE = ("batch_size=32", "decay=linear", "ema_rate=0.99", "n_held_out=1000")
+BASE = (
+    *("batch_size=32", "learning_rate=1.5e-3", "ema_rate=0.99"),
+    *("model.prediction=v", "model.net.heads=[0, 0, 4]"),
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "base": (),
     "another seed": ("seed=1",),
@@ -67,17 +71,28 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "flips the network is told of": ("flip=false", 'model.augment=["flip"]'),
     "all augmentations, told": ("flip=false", 'model.augment=["flip", "rotation", "channels"]'),
 }
+EPS_FAST = ("model.prediction=eps", "learning_rate=3e-3")
+NO_ATTENTION, FEWER_BLOCKS = VARIANTS["no attention"], VARIANTS["fewer blocks"]
+VARIANTS |= {
+    "eps, 3e-3": EPS_FAST,
+    "eps, 6e-3": ("model.prediction=eps", "learning_rate=6e-3"),
+    "eps, 3e-3, no attention": (*EPS_FAST, *NO_ATTENTION),
+    "eps, 3e-3, fewer blocks": (*EPS_FAST, *FEWER_BLOCKS),
+    "eps, 3e-3, fewer blocks, no attention": (*EPS_FAST, *FEWER_BLOCKS, *NO_ATTENTION),
+}
 N_TIMED, WARMUP_SHARE = 6, 0.05
 
 
 def main(data: nelbo.Images, out: Path, seconds: float, names: list[str]) -> str:
     """Writes a result for each variant as it ends and returns the table."""
-    chosen = {name: override(preset("cifar10-small-grown"), [*BASE, *VARIANTS[name]]) for name in ["base", *names]}
+    chosen = {name: override(preset("cifar10-small"), [*BASE, *VARIANTS[name]]) for name in ["base", *names]}
+    setting = {"seconds": seconds, "data": Path(data.name).name}
+    keys = {name: {"config": config.model_dump(mode="json"), **setting} for name, config in chosen.items()}
     results = json.loads(out.read_text()) if out.exists() else {}
-    left = {name: config for name, config in chosen.items() if name not in results}
+    left = {name: config for name, config in chosen.items() if results.get(name, {}).get("of") != keys[name]}
     check_images(chosen["base"], data)
     for name, (config, cost) in in_budget(left, data, seconds).items():
-        results[name] = measured(config, data, name) | {"seconds_an_image": cost}
+        results[name] = {"of": keys[name], **measured(config, data, name), "seconds_an_image": cost}
         with new_file(out) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
     return as_text({name: results[name] for name in chosen})
@@ -136,7 +151,7 @@ def bounds_of(model: VDM, images: Tensor, trainer: Trainer, n_passes: int = 2) -
 
 def between(ends: Float[Tensor, " 2"]) -> Table:
     """Returns the preset's noise levels, stretched onto other ends: the bound depends on a schedule's ends alone."""
-    config = preset("cifar10-small-grown").model.noise_schedule
+    config = preset("cifar10-small").model.noise_schedule
     assert isinstance(config, TableConfig)
     low, high = config.gammas[0], config.gammas[-1]
     first_end, last_end = ends.tolist()
@@ -151,13 +166,13 @@ def first() -> World:
 def as_text(results: dict[str, dict]) -> str:
     """Returns the table: the bound of each run, its difference from the base and the paired error."""
     base = torch.tensor(results["base"]["averaged"])
-    lines = [f"{'':<30}{'parameters':>11}{'images':>9}{'averaged':>10}{'last':>9}   difference from the base, averaged"]
+    lines = [f"{'':<40}{'parameters':>11}{'images':>9}{'averaged':>10}{'last':>9}   difference from the base, averaged"]
     for name, result in results.items():
         values = torch.tensor(result["averaged"])
         difference = values - base
         error = (difference.std() / math.sqrt(len(difference))).item()
         lines.append(
-            f"{name:<30}{result['n_parameters']:>11,}{result['n_images']:>9,}{values.mean():>10.4f}"
+            f"{name:<40}{result['n_parameters']:>11,}{result['n_images']:>9,}{values.mean():>10.4f}"
             f"{statistics.fmean(result['last']):>9.4f}   {difference.mean():+.4f} ± {error:.4f}"
         )
     return "\n".join(lines)

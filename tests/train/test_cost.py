@@ -34,7 +34,7 @@ def test_the_published_cifar10_run_costs_160_gflop_an_image():
 
 
 def test_other_presets_describe_themselves():
-    for name in ("cifar10-small", "cifar10-small-grown", "mnist-tiny"):
+    for name in ("cifar10-small", "mnist-tiny"):
         text = describe_run(preset(name))
         assert PRESETS[name].model_dump_json(indent=2) in text
         assert all(number(text, line) > 0 for line in ("parameters", "network evaluation", "training", "memory"))

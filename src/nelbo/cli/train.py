@@ -35,8 +35,8 @@ def train(
     Start it under torchrun to share each batch among processes.
 
     Args:
-        preset: What to train: cifar10-small, cifar10-small-grown, mnist-tiny, cifar10, cifar10-aug, imagenet32 or
-            imagenet64. Needed unless --finetune names a model.
+        preset: What to train: cifar10-small, mnist-tiny, cifar10, cifar10-aug, imagenet32 or imagenet64. Needed unless
+            --finetune names a model.
         data: The training images: a folder, zip, npz, npy, parquet or idx file.
         out: The run folder.
         test: Images to measure the bound on as the run goes; without it, the n_held_out last of --data, which are
