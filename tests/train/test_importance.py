@@ -157,7 +157,7 @@ def test_adaptive_draws_make_the_bounds_gradient_less_noisy_not_another(tiny, im
         (["weighting=loud"], "no such weighting; there are elbo, ddpm, .*sigmoid"),
         (["weighting=sigmoid", "n_steps=10"], "continuous time"),
         (["gamma_sampling=adaptive", "n_steps=10"], "continuous time"),
-        (["weighting=edm", "model.noise_schedule.learned=true"], "fixed noise schedule"),
+        (["weighting=edm", 'model.noise_schedule={"type": "linear", "learned": true}'], "fixed noise schedule"),
         (["gamma_sampling=often"], "gamma_sampling"),
     ],
 )

@@ -11,7 +11,7 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,6 +22,7 @@ from nelbo.codec.exact.formats import EXECUTOR_VERSION, LATENT_BITS, RESULT_BITS
 from nelbo.codec.exact.frozen import Cost, FrozenModel, Header, digest
 from nelbo.codec.exact.program import Program
 from nelbo.codec.exact.quantise import Quantiser
+from nelbo.codec.exact.rescale import rescaled
 from nelbo.codec.exact.translate import Tensors, translate
 from nelbo.data.images import open_images
 from nelbo.decoder import to_unit
@@ -34,6 +35,7 @@ from nelbo.sampling import sample
 MAX_COST_BPD = 0.001
 N_GAMMAS = 24  # Gammas of the calibration, and others, between them, of the measurement.
 N_SAMPLE_STEPS = 32
+_SIZES = (math.inf, 160.0, 40.0)  # Of features: they are made smaller where they would leave a norm's accumulators.
 _LIMBS = (2, 3, 4)  # Fewer are faster: the first that is cheap enough is taken.
 _KNOWN_TIMES = (0.0, 0.4, 1.0)
 
@@ -99,21 +101,40 @@ def freeze(
     max_cost_bpd = MAX_COST_BPD if max_cost_bpd is None else max_cost_bpd
     program, tensors = translate(model.eval())
     x = to_unit(images.cpu())
-    ranges = _calibrate(model, program, tensors, x[::2], seed, progress)
     problem = NelboError("freeze: no number of digits was tried")
-    for n_limbs in _LIMBS:
-        try:
-            quantised = Quantiser(program, tensors, ranges.largest, ranges.squares, n_limbs).run()
-        except NelboError as error:  # More digits leave more room.
-            problem = error
+    for n_limbs, attempt in _attempts(model, program, tensors, x[::2], seed, progress):
+        if isinstance(attempt, NelboError):
+            problem = attempt
             continue
-        header = _header(model, quantised[0], n_limbs)
-        frozen = FrozenModel(header, quantised[1], executor="auto")
+        frozen = FrozenModel(_header(model, attempt[0], n_limbs), attempt[1], executor="auto")
         cost = _measure(model, frozen, x[1::2], seed, data, progress)
         if max(cost.bpd, cost.difference_bpd - 3 * cost.standard_error) <= max_cost_bpd:
             return _with_known_answers(frozen, cost, x[1:2], seed)
         problem = NelboError(f"freeze: integers would cost {cost.bpd:.5f} bits per dimension, over {max_cost_bpd:g}")
     raise problem
+
+
+def _attempts(
+    model: DiffusionModel,
+    program: Program,
+    tensors: Tensors,
+    x: Float[Tensor, "b c h w"],
+    seed: int,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[int, tuple[Program, Tensors] | NelboError]]:
+    """Yields networks in integers by their digits, or why one does not fit: more digits, then smaller features."""
+    ranges = _calibrate(model, program, tensors, x, seed, progress)
+    for size in _SIZES:
+        if max(ranges.largest.values()) > size:
+            tensors = rescaled(program, tensors, ranges.largest, size)
+            ranges = _calibrate(model, program, tensors, x, seed, progress)
+        elif size < math.inf:
+            continue
+        for n_limbs in _LIMBS:
+            try:
+                yield n_limbs, Quantiser(program, tensors, ranges.largest, ranges.squares, n_limbs).run()
+            except NelboError as error:
+                yield n_limbs, error
 
 
 def _calibrate(
