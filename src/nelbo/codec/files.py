@@ -18,7 +18,7 @@ from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape
 from nelbo.data.encoded import one_line
 from nelbo.data.folder import image_files
-from nelbo.data.header import has_8_bits, is_image_file, open_image
+from nelbo.data.header import check_samples, is_image_file, open_image
 from nelbo.data.images import open_images
 from nelbo.data.interface import Images
 from nelbo.errors import NelboError
@@ -154,25 +154,11 @@ def _file(path: Path, name: str) -> tuple[Entry, _Reader]:
 def _image(name: str, open_bytes: _Open, shown: str | None = None) -> tuple[Entry, _Reader]:
     shown = shown or name
     with _opened(open_bytes, shown) as image:
-        _check_kept(image)
+        if image.mode not in MODES:
+            raise ValueError(f"mode {image.mode} is none of {', '.join(MODES)}")
+        check_samples(image)
         entry = Entry(_member_name(name, image.mode), image.width, image.height, image.mode)
     return entry, lambda: _pixels(open_bytes, shown, entry)
-
-
-def _check_kept(image: ImageFile) -> None:
-    """Checks that the samples that Pillow gives are those of the file, and all there is.
-
-    Raises:
-        ValueError: If they are not; the message is the reason and the cure.
-    """
-    if image.mode not in MODES:
-        raise ValueError(f"mode {image.mode}: convert it to one of {', '.join(MODES)}")
-    if image.mode != "I;16" and not has_8_bits(image):
-        raise ValueError("samples that are not 8 bits, which would be changed: convert it")
-    if "transparency" in image.info:
-        raise ValueError("a transparent colour: convert it to one of LA, RGBA")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError("several frames: an archive holds single images")
 
 
 def _member_name(name: str, mode: str) -> str:
@@ -195,7 +181,9 @@ def _opened(open_bytes: _Open, shown: str) -> Iterator[ImageFile]:
             with open_image(stream) as image:
                 yield image
         except Exception as error:  # Pillow's decoders meet damaged data with nearly every exception there is.
-            raise NelboError(f"{shown} cannot be kept as it is: {one_line(error)}") from None
+            raise NelboError(
+                f"{shown} cannot be kept as it is ({one_line(error)}): convert it or leave it out"
+            ) from None
 
 
 def _is_image(path: Path) -> bool:

@@ -55,16 +55,25 @@ def image_shape(image: ImageFile) -> tuple[int, int, int]:
     """
     if image.mode not in ("L", "RGB"):
         raise ValueError(_KINDS.get(image.mode, f"mode {image.mode}"))
-    if not has_8_bits(image):
+    check_samples(image)
+    return (len(image.getbands()), image.height, image.width)
+
+
+def check_samples(image: ImageFile) -> None:
+    """Checks that the samples that Pillow gives are those of the file, and all there is.
+
+    Raises:
+        ValueError: They are not; the message is the reason, in a few words.
+    """
+    if image.mode != "I;16" and not _has_8_bits(image):
         raise ValueError("not 8 bits a channel")
     if "transparency" in image.info:
         raise ValueError("a transparent colour")
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError("several frames")
-    return (len(image.getbands()), image.height, image.width)
 
 
-def has_8_bits(image: ImageFile) -> bool:
+def _has_8_bits(image: ImageFile) -> bool:
     """Returns whether Pillow decodes the file's samples unchanged.
 
     It opens RGB files of 16 bits a channel as mode RGB and drops the lower half in silence, and scales up the
