@@ -89,7 +89,7 @@ def freeze(
         data: What the images are, for the record.
         seed: The noise of calibration and measurement.
         max_cost_bpd: The price above which the model is refused; None for ``MAX_COST_BPD``.
-        progress: Called with 1 after each of ``2 N_GAMMAS`` steps, or more if the first rounding costs too much.
+        progress: Called with 1 after each of ``2 N_GAMMAS`` steps, or more if the first attempt fails.
 
     Raises:
         NelboError: If the network has an operation that is not covered, an accumulator could not be proved exact, or
@@ -102,7 +102,9 @@ def freeze(
     program, tensors = translate(model.eval())
     x = to_unit(images.cpu())
     problem = NelboError("freeze: no number of digits was tried")
-    for n_limbs, attempt in _attempts(model, program, tensors, x[::2], seed, progress):
+    for n_limbs, attempt in _attempts(
+        program, tensors, lambda weights: _calibrate(model, program, weights, x[::2], seed, progress)
+    ):
         if isinstance(attempt, NelboError):
             problem = attempt
             continue
@@ -115,19 +117,14 @@ def freeze(
 
 
 def _attempts(
-    model: DiffusionModel,
-    program: Program,
-    tensors: Tensors,
-    x: Float[Tensor, "b c h w"],
-    seed: int,
-    progress: Callable[[int], object],
+    program: Program, tensors: Tensors, calibrate: Callable[[Tensors], _Ranges]
 ) -> Iterator[tuple[int, tuple[Program, Tensors] | NelboError]]:
     """Yields networks in integers by their digits, or why one does not fit: more digits, then smaller features."""
-    ranges = _calibrate(model, program, tensors, x, seed, progress)
+    ranges = calibrate(tensors)
     for size in _SIZES:
         if max(ranges.largest.values()) > size:
             tensors = rescaled(program, tensors, ranges.largest, size)
-            ranges = _calibrate(model, program, tensors, x, seed, progress)
+            ranges = calibrate(tensors)
         elif size < math.inf:
             continue
         for n_limbs in _LIMBS:
