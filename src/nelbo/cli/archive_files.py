@@ -72,8 +72,8 @@ def named_model(model: str | None) -> "FrozenModel | None":
 
 @contextmanager
 def meter(quiet: bool, total: int | None = None) -> Iterator["tqdm"]:
-    """Yields a progress bar in images, with images a second, on standard error."""
+    """Yields a progress bar in images, with images a second, on standard error; none where it fails at once."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="image", disable=True if quiet else None, smoothing=0) as bar:
+    with tqdm(total=total, unit="image", disable=True if quiet else None, smoothing=0, delay=0.1) as bar:
         yield bar
