@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the bundled model `cifar10-small` from scratch, measures it on the whole CIFAR-10 test set, and puts it into
 # src/nelbo/assets with its error table and its frozen form. 1,600,000 images in PROCESSES (default 2) processes of one
-# thread each: an hour and a half on two cores. Interrupt it at any time: the same command goes on where it was.
+# thread each: under two hours on two cores. Interrupt it at any time: the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 train=data/cifar10-train.npz test=data/cifar10-test.npz

@@ -36,7 +36,7 @@ def share(n_items: int, work: Callable[[int, int], object]) -> None:
         try:
             for start, stop in remaining:  # Each thread takes what no other has taken, however many there are.
                 work(start, stop)
-        except BaseException as error:
+        except BaseException as error:  # A thread that is not Python's would drop it.
             errors.append(error)
 
     if n_parts == 1:
