@@ -44,12 +44,14 @@ LIMITS = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt",
     },
     "SSE": {
         "ATEN_CPU_CAPABILITY": "default",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
         "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "+sse2",
         "MKL_CBWR": "COMPATIBLE",
     },
 }

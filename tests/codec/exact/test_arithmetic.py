@@ -12,8 +12,8 @@ from nelbo.codec.exact import formats
 from nelbo.codec.exact.floating import embed
 from nelbo.codec.exact.formats import EXACT_FLOAT32, EXACT_FLOAT64
 from nelbo.codec.exact.level import exact_alpha, fixed_alpha, make_level
-from nelbo.codec.exact.limbs import Limbs, best_limbs, fewest_limbs, join, split
-from nelbo.codec.exact.linear import quantise_linear, row_norm
+from nelbo.codec.exact.limbs import FLOAT32, INT16, Limbs, best_limbs, fewest_limbs, join, split
+from nelbo.codec.exact.linear import Bound, largest_sum, quantise_linear, row_norm
 from nelbo.codec.exact.tables import make_tables, silu_of
 from nelbo.codec.exact.translate import translate
 from nelbo.errors import NelboError
@@ -31,12 +31,31 @@ def test_digits_stand_for_their_integer_and_are_small(limbs, limit, seed):
     assert max(float(digit.abs().max()) for digit in digits) <= limbs.largest(limit)
 
 
-@given(st.integers(1, 2**20), st.integers(1, 2**18))
-def test_fewest_digits_keep_sums_in_float32(limit, norm):
-    limbs = fewest_limbs(limit, norm)
+@given(st.integers(1, 2**20), st.integers(1, 2**18), st.sampled_from([(FLOAT32, 2**24, 2**24), (INT16, 2**15, 2**31)]))
+def test_fewest_digits_keep_sums_exact(limit, norm, arithmetic):
+    arithmetic, digit, total = arithmetic
+
+    def fits(limbs):
+        return limbs.largest(limit) < digit and limbs.largest(limit) * norm < total
+
+    limbs = fewest_limbs(limit, norm, arithmetic)
     if limbs is not None:
-        assert limbs.largest(limit) * norm < EXACT_FLOAT32
-        assert limbs.count == 1 or best_limbs(limit, limbs.count - 1).largest(limit) * norm >= EXACT_FLOAT32
+        assert fits(limbs)
+        assert limbs.count == 1 or not fits(best_limbs(limit, limbs.count - 1))
+
+
+@given(st.integers(0, 2**32), st.integers(2**12, 2**16), st.integers(0, 1000))
+def test_a_one_sided_bound_holds_for_the_worst_inputs(seed, largest, low):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn((5, 40), generator=generator, dtype=torch.float64)
+    bounds = [Bound(2**20), Bound(largest, low / 1000)]
+    layer = quantise_linear("it", rows, None, (12, 14), 1000, bounds)
+    worst = max(
+        float((layer.weight.double() * torch.where(layer.weight * sign > 0, 1000.0, -float(low))).sum(1).abs().max())
+        for sign in (1, -1)
+    )
+    assert worst == largest_sum(layer.weight, low, 1000) <= 1000 * largest
+    assert largest_sum(layer.weight, low, 1000) > 900 * largest  # And weights are as fine as they may be.
 
 
 @given(st.integers(0, 2**32), st.integers(2, 4), st.sampled_from([2**12, 2**15, 2**18]))
@@ -47,7 +66,7 @@ def test_a_linear_layer_is_near_the_float_one_and_proved_exact(seed, count, limi
     )
     bias = torch.randn(5, generator=generator, dtype=torch.float64)
     limbs = best_limbs(limit, count)
-    layer = quantise_linear("it", weight, bias, (12, 14), limit, (EXACT_FLOAT32 - 1) // limbs.largest(limit))
+    layer = quantise_linear("it", weight, bias, (12, 14), limit, [Bound((EXACT_FLOAT32 - 1) // limbs.largest(limit))])
     worst = limit * layer.weight.double().sign()  # The inputs that drive each row furthest.
     totals = (layer.weight.double() * worst).sum(1)
     assert (totals * layer.multiplier + layer.offset).abs().max() < EXACT_FLOAT64
@@ -61,11 +80,11 @@ def test_a_linear_layer_is_near_the_float_one_and_proved_exact(seed, count, limi
 
 def test_a_layer_that_cannot_be_exact_is_refused():
     with pytest.raises(NelboError, match="the thing sums 4096 products"):
-        quantise_linear("the thing", torch.ones(1, 4096), None, (12, 12), 2**20, 2000)
+        quantise_linear("the thing", torch.ones(1, 4096), None, (12, 12), 2**20, [Bound(2000)])
     with pytest.raises(NelboError, match=r"the thing may reach .* 2\^53"):
-        quantise_linear("the thing", torch.ones(1, 9), torch.tensor([1e9]), (12, 12), 2**20, 2**20)
+        quantise_linear("the thing", torch.ones(1, 9), torch.tensor([1e9]), (12, 12), 2**20, [Bound(2**20)])
     with pytest.raises(NelboError, match="the weights of the thing are not finite"):
-        quantise_linear("the thing", torch.tensor([[math.nan]]), None, (12, 12), 2**10, 2**10)
+        quantise_linear("the thing", torch.tensor([[math.nan]]), None, (12, 12), 2**10, [Bound(2**10)])
 
 
 def test_tables_are_their_functions_to_half_a_unit():

@@ -189,7 +189,7 @@ def test_wild_values_stay_within_the_proved_limits(latents):
 def test_too_many_digits_are_refused(latents):
     _, _, fixed, tensors = quantised("convolution", latents)
     tensors["2.weight"] = torch.full_like(tensors["2.weight"], 2**14, dtype=torch.int32) * 2**9
-    with pytest.raises(NelboError, match="operation 2 has too many products for float32"):
+    with pytest.raises(NelboError, match="operation 2 has too many products for int16"):
         NativeExecutor(fixed, tensors)
     with pytest.raises(NelboError, match="operation 2 has too many products for float32"):
         PortableExecutor(fixed, tensors, CPU, "float32")

@@ -2,8 +2,8 @@ r"""Bit-exact network execution: what a network says of a latent, to the last bi
 
 A decoder whose network differs from the encoder's in the last bit decodes garbage, and floating-point networks differ
 between processors, batch sizes and numbers of threads. Here a network is *frozen* into integers with the tables of all
-its functions; sums of integers that stay below :math:`2^{53}` (in float64) or :math:`2^{24}` (in float32) are exact in
-any order.
+its functions; sums of integers that stay below :math:`2^{53}` (in float64), :math:`2^{31}` (in 32-bit integers) or
+:math:`2^{24}` (in float32) are exact in any order.
 
 ===============  =====================================================================================
 ``translate``    a network as a program of operations; what has no translation is refused by name
@@ -11,6 +11,7 @@ any order.
 ``quantise``     the program in integers, with the proof that every accumulator is exact
 ``portable``     the executor that is the specification, in plain PyTorch
 ``native``       the fast executor for CPUs
+``convolution``  its convolutions, of 16-bit integers
 ``execution``    which executor runs: the fastest that gives the known answers
 ``level``        what a program needs of one gamma
 ``frozen``       the frozen model and its file

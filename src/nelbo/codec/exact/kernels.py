@@ -1,9 +1,10 @@
 # ruff: noqa: ANN001, ANN201 (numba infers the types)
 """The elementwise work of the fast executor for CPUs, compiled: one pass over each feature map where PyTorch needs ten.
 
-Arrays are (batch, position, channel), integers in float32, sums in float64; digits of one integer stand in the first
-axis. What is computed is to the bit what :mod:`nelbo.codec.exact.portable` computes. A kernel treats the images from
-``start`` to ``stop``, so that threads can share a batch, and holds no lock.
+Arrays are (batch, position, channel), integers in float32, sums in float64; what a convolution reads is (digit, batch,
+row, column, channel) in 16 bits, with a border of zeros. What is computed is to the bit what
+:mod:`nelbo.codec.exact.portable` computes. A kernel treats the images from ``start`` to ``stop``, so that threads can
+share a batch, and holds no lock.
 """
 
 from typing import no_type_check
@@ -15,49 +16,43 @@ from nelbo.compiled import compiled
 
 @compiled
 @no_type_check
-def write_digits(row, in_scale, count, bits, out, image, position):
-    """Writes the digits of one position's integers, rounded by the input's shift, in place of ``out``."""
+def write_digits(row, in_scale, count, bits, out, image, y, padding):
+    """Writes the digits of a row of positions, integers rounded by the input's shift, in place of ``row``."""
     down, up = np.float32(0.5**bits), np.float32(2.0**bits)
     half = np.float32(0.5)
-    for channel in range(row.size):
-        row[channel] = np.floor(row[channel] * in_scale + half) if in_scale != 1 else row[channel]
-    for digit in range(count - 1):
-        for channel in range(row.size):
-            above = np.floor(row[channel] * down + half)
-            out[digit, image, position, channel] = row[channel] - above * up
-            row[channel] = above
-    for channel in range(row.size):
-        out[count - 1, image, position, channel] = row[channel]
+    width, n_even = out.shape[3] - 2 * padding, out.shape[4]
+    is_dense = width * n_even == row.size  # One long loop then.
+    n_parts, size = (1, row.size) if is_dense else (width, row.size // width)
+    if in_scale != 1:
+        for i in range(row.size):
+            row[i] = np.floor(row[i] * in_scale + half)
+    for digit in range(count):
+        line = out[digit, image, y + padding].reshape(-1)
+        for part in range(n_parts):
+            values = row[part * size : (part + 1) * size]
+            digits = line[(padding + part) * n_even : (padding + part) * n_even + size]
+            if digit == count - 1:
+                for i in range(size):
+                    digits[i] = np.int16(values[i])
+            else:
+                for i in range(size):
+                    above = np.floor(values[i] * down + half)
+                    digits[i] = np.int16(values[i] - above * up)
+                    values[i] = above
 
 
 @compiled
 @no_type_check
-def split_into(x, in_shift, count, bits, out, start, stop):
+def split_into(x, in_shift, count, bits, out, padding, start, stop):
     """Writes the digits of a feature map."""
-    row = np.empty(x.shape[2], np.float32)
+    width, height = out.shape[3] - 2 * padding, out.shape[2] - 2 * padding
+    row = np.empty(width * x.shape[2], np.float32)
     for image in range(start, stop):
-        for position in range(x.shape[1]):
-            for channel in range(row.size):
-                row[channel] = x[image, position, channel]
-            write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, position)
-
-
-@compiled
-@no_type_check
-def join_into(digits, bits, multiplier, offset, scale, limit, out, start, stop):
-    """Ends a convolution: from the products of all digits to its result."""
-    count, up = digits.shape[0], 2.0**bits
-    row = np.empty(digits.shape[3])
-    for image in range(start, stop):
-        for position in range(digits.shape[2]):
-            for channel in range(row.size):
-                row[channel] = digits[count - 1, image, position, channel]
-            for digit in range(count - 2, -1, -1):
-                for channel in range(row.size):
-                    row[channel] = row[channel] * up + digits[digit, image, position, channel]
-            for channel in range(row.size):
-                value = np.floor((row[channel] * multiplier[channel] + offset[channel]) * scale)
-                out[image, position, channel] = min(max(value, -limit), limit)
+        values = x[image].reshape(height, row.size)
+        for y in range(height):
+            for i in range(row.size):
+                row[i] = values[y, i]
+            write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, y, padding)
 
 
 @compiled
@@ -73,15 +68,30 @@ def add_into(x, y, limit, out, start, stop):
 
 @compiled
 @no_type_check
-def channel_sums(x, before, image, total, squares):
-    """Sums each channel of an image, and its squares."""
+def repeat_into(channels, row):
+    """Writes what each channel has at every position of a row."""
+    for x in range(row.size // channels.size):
+        for channel in range(channels.size):
+            row[x * channels.size + channel] = channels[channel]
+
+
+@compiled
+@no_type_check
+def channel_sums(values, before, total, squares, sums, sums_of_squares):
+    """Sums each channel of an image given row by row, and its squares; the last two arrays hold a row each."""
+    sums[:] = 0
+    sums_of_squares[:] = 0
+    for y in range(len(values)):
+        for i in range(sums.size):
+            value = values[y, i] + before[i]
+            sums[i] += value
+            sums_of_squares[i] += value * value
     total[:] = 0
     squares[:] = 0
-    for position in range(x.shape[1]):
+    for x in range(sums.size // total.size):
         for channel in range(total.size):
-            value = x[image, position, channel] + before[channel]
-            total[channel] += value
-            squares[channel] += value * value
+            total[channel] += sums[x * total.size + channel]
+            squares[channel] += sums_of_squares[x * total.size + channel]
 
 
 @compiled
@@ -121,35 +131,44 @@ def norm_into(
     count,
     bits,
     out,
+    padding,
     start,
     stop,
 ):
     """Normalises a feature map, applies SiLU if there is a table, and writes the digits of the result."""
     n_channels, middle, scale = x.shape[2], table.size // 2, 0.5**shift
+    width, height = out.shape[3] - 2 * padding, out.shape[2] - 2 * padding
     total, squares = np.empty(n_channels), np.empty(n_channels)
     multiplier, line = np.empty(n_channels), np.empty(n_channels)
-    row, index = np.empty(n_channels, np.float32), np.empty(n_channels, np.int32)
+    # The same for a row of positions: long loops are much faster than many short ones.
+    multipliers, lines = np.empty(width * n_channels), np.empty(width * n_channels)
+    befores, sums, sums_of_squares = np.empty(lines.size), np.empty(lines.size), np.empty(lines.size)
+    repeat_into(before, befores)
+    row, index = np.empty(lines.size, np.float32), np.empty(lines.size, np.int32)
     top, last = float(middle), np.float32(4 * middle)
     for image in range(start, stop):
-        channel_sums(x, before, image, total, squares)
+        values = x[image].reshape(height, lines.size)
+        channel_sums(values, befores, total, squares, sums, sums_of_squares)
         norm_lines(total, squares, x.shape[1], groups, eps, gain, offset, point, 0.5 / scale, multiplier, line)
         for channel in range(n_channels):
             line[channel] += before[channel] * multiplier[channel]
-        for position in range(x.shape[1]):
+        repeat_into(multiplier, multipliers)
+        repeat_into(line, lines)
+        for y in range(height):
             if silu:
-                for channel in range(n_channels):
-                    y = np.floor((x[image, position, channel] * multiplier[channel] + line[channel]) * scale)
-                    y = min(max(y, low), high)
-                    row[channel] = y * 4
-                    index[channel] = np.int32(min(y, top)) + np.int32(middle)
-                for channel in range(n_channels):  # By itself, and unsigned, the look-up is one of many at a time.
-                    inside = table[np.uint32(index[channel])]
-                    row[channel] = inside if row[channel] <= last else row[channel]
+                for i in range(lines.size):
+                    value = np.floor((values[y, i] * multipliers[i] + lines[i]) * scale)
+                    value = min(max(value, low), high)
+                    row[i] = value * 4
+                    index[i] = np.int32(min(value, top)) + np.int32(middle)
+                for i in range(lines.size):  # By itself, and unsigned, the look-up is one of many at a time.
+                    inside = table[np.uint32(index[i])]
+                    row[i] = inside if row[i] <= last else row[i]
             else:
-                for channel in range(n_channels):
-                    y = np.floor((x[image, position, channel] * multiplier[channel] + line[channel]) * scale)
-                    row[channel] = min(max(y, low), high)
-            write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, position)
+                for i in range(lines.size):
+                    value = np.floor((values[y, i] * multipliers[i] + lines[i]) * scale)
+                    row[i] = min(max(value, low), high)
+            write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, y, padding)
 
 
 @compiled

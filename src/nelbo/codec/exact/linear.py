@@ -1,6 +1,7 @@
 """Linear layers in integers: weights, one multiplier for each row of them, and an offset."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,24 @@ from nelbo.errors import NelboError
 
 _MULTIPLIER_BITS = 16
 _LARGEST_WEIGHT = 2**WEIGHT_BITS - 1
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How large a row of integer weights may be, so that its sums of products stay exact.
+
+    Attributes:
+        largest: The largest sum of its weights of one sign plus ``low`` times those of the other.
+        low: How far the inputs go below zero, in units of how far they go above it.
+    """
+
+    largest: int
+    low: float = 1.0
+
+    def sizes(self, rows: Float[Tensor, "o k"]) -> Float[Tensor, " o"]:
+        """Returns what is bounded of each row: for ``low`` = 1 its L1 norm."""
+        positive, negative = rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1)
+        return torch.maximum(positive + self.low * negative, negative + self.low * positive)
 
 
 @dataclass(frozen=True)
@@ -37,11 +56,11 @@ def quantise_linear(
     bias: Float[Tensor, " o"] | None,
     bits: tuple[int, int],
     in_limit: int,
-    budget: int,
+    bounds: Sequence[Bound],
 ) -> IntegerLinear:
     """Returns a linear layer in integers.
 
-    Each row of weights is as fine as its largest entry and the budget let it be.
+    Each row of weights is as fine as its largest entry and the bounds let it be.
 
     Args:
         name: What to call the layer in errors.
@@ -49,7 +68,7 @@ def quantise_linear(
         bias: Its bias, None for zero.
         bits: The fractional bits of what it reads and of its result.
         in_limit: The largest size of what it reads.
-        budget: The largest L1 norm of a row of integer weights.
+        bounds: What the rows of integer weights must stay within.
 
     Raises:
         NelboError: If the weights are not finite, or an accumulator may be too large to be exact.
@@ -58,38 +77,51 @@ def quantise_linear(
     bias = torch.zeros(len(rows), dtype=torch.float64) if bias is None else bias.double()
     if not bool(rows.isfinite().all() and bias.isfinite().all()):
         raise NelboError(f"freeze: the weights of {name} are not finite")
-    step = row_step(rows, budget)
+    step = row_step(rows, bounds)
     if step is None:
         raise NelboError(f"freeze: {name} sums {rows.shape[1]} products, more than its accumulator holds exactly")
     unit = step * 2.0 ** (bits[1] - bits[0])
     largest = float(unit.max()) or 1.0
-    room = 51 - (budget * in_limit).bit_length()  # What the products leave to the multiplier.
+    most = min(bound.largest for bound in bounds)
+    room = 51 - (most * in_limit).bit_length()  # What the products leave to the multiplier.
     shift = min(_MULTIPLIER_BITS, room) - math.ceil(math.log2(largest))
     if not 1 <= shift <= 50:
         raise NelboError(f"freeze: the weights of {name} have a size of {float(step.max()):.1e} steps, out of range")
     multiplier = (unit * 2.0**shift).ceil().clamp(min=1)
     integers = (rows / (multiplier * 2.0 ** (bits[0] - bits[1] - shift))[:, None]).round()
     offset = (bias * 2.0 ** (bits[1] + shift)).round() + 2.0 ** (shift - 1)
-    _prove(name, integers, multiplier, offset, in_limit, budget)
+    _prove(name, integers, multiplier, offset, in_limit, bounds)
     return IntegerLinear(integers.reshape(weight.shape).to(torch.int16), multiplier.int(), offset.long(), shift)
 
 
-def row_step(rows: Float[Tensor, "o k"], budget: int) -> Float[Tensor, " o"] | None:
-    """Returns the smallest unit of each row's weights with which its L1 norm stays within a budget.
+def row_step(rows: Float[Tensor, "o k"], bounds: Sequence[Bound]) -> Float[Tensor, " o"] | None:
+    """Returns the smallest unit of each row's weights with which it stays within all bounds.
 
     None if the rows are too long for that.
     """
-    room = budget - rows.shape[1] // 2 - 1  # Rounding adds at most half a unit for each weight.
-    return torch.maximum(rows.abs().amax(1) / (_LARGEST_WEIGHT - 1), rows.abs().sum(1) / room) if room > 0 else None
+    rounding = rows.shape[1] // 2 + 1  # At most half a unit for each weight.
+    if any(bound.largest <= rounding for bound in bounds):
+        return None
+    steps = [bound.sizes(rows) / (bound.largest - rounding) for bound in bounds]
+    return torch.stack([rows.abs().amax(1) / (_LARGEST_WEIGHT - 1), *steps]).amax(0)
 
 
 def row_norm(weight: Tensor) -> int:
     """Returns the largest L1 norm of a row of integer weights."""
-    return int(weight.long().flatten(1).abs().sum(1).max())
+    return largest_sum(weight, 1, 1)
 
 
-def _prove(name: str, weight: Tensor, multiplier: Tensor, offset: Tensor, in_limit: int, budget: int) -> None:
-    norms = weight.abs().sum(1)
-    largest = float((norms * in_limit * multiplier + offset.abs()).max())
-    if float(norms.max()) > budget or largest >= EXACT_FLOAT64 or float(weight.abs().max()) > _LARGEST_WEIGHT:
+def largest_sum(weight: Tensor, low: int, high: int) -> int:
+    """Returns the largest size of a row's sum of products with integers between -low and high."""
+    rows = weight.long().flatten(1)
+    positive, negative = rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1)
+    return int(torch.maximum(positive * high + negative * low, negative * high + positive * low).max())
+
+
+def _prove(
+    name: str, weight: Tensor, multiplier: Tensor, offset: Tensor, in_limit: int, bounds: Sequence[Bound]
+) -> None:
+    largest = float((weight.abs().sum(1) * in_limit * multiplier + offset.abs()).max())
+    is_outside = any(float(bound.sizes(weight).max()) > bound.largest for bound in bounds)
+    if is_outside or largest >= EXACT_FLOAT64 or float(weight.abs().max()) > _LARGEST_WEIGHT:
         raise NelboError(f"freeze: {name} may reach {largest:.3g}, more than 2^53, and would not be exact")

@@ -1,7 +1,7 @@
-"""The fast executor for CPUs: convolutions by PyTorch's float32 routine on short digits, the rest in compiled loops.
+"""The fast executor for CPUs: all in compiled loops, convolutions of 16-bit integers.
 
-Feature maps are (batch, position, channel), so that convolutions need no reordering. A convolution of n digits is one
-call on a batch n times as large; that its sums are exact in float32 was proved when the network was frozen.
+Feature maps are (batch, position, channel) in float32, what convolutions read is (digit, batch, row, column, channel),
+in most cases a single digit.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from nelbo.codec.exact import formats, kernels
+from nelbo.codec.exact.convolution import convolve_into, packed, padded
 from nelbo.codec.exact.formats import FEATURE_BITS, TABLE_BITS
-from nelbo.codec.exact.limbs import fewest_limbs
-from nelbo.codec.exact.linear import row_norm
+from nelbo.codec.exact.limbs import INT16, Limbs, fewest_limbs
+from nelbo.codec.exact.linear import largest_sum, row_norm
 from nelbo.codec.exact.portable import Conditions, Integers, features, floor_shift
 from nelbo.codec.exact.program import (
     Add,
@@ -30,21 +30,21 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.quantise import GAIN_BITS
+from nelbo.codec.exact.quantise import GAIN_BITS, shifted_limit
 from nelbo.errors import NelboError
 from nelbo.threads import share
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A feature map: its values, (batch, position, channel) in float32, or digits of them; its height and width."""
+    """A feature map: its values, (batch, position, channel) in float32, or their digits; its height and width."""
 
     values: np.ndarray
     sides: tuple[int, int]
 
     @property
     def images(self) -> Tensor:
-        """The values as images, (batch, channel, height, width), in memory channels last; digits are a larger batch.
+        """The values as images, (batch, channel, height, width), in memory channels last.
 
         NumPy makes views several times faster than PyTorch, which counts for one image.
         """
@@ -60,7 +60,7 @@ class NativeExecutor:
         tensors: Its integers.
 
     Raises:
-        NelboError: If a convolution needs too many digits in float32.
+        NelboError: If a convolution needs too many digits of 16 bits.
     """
 
     def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
@@ -69,7 +69,12 @@ class NativeExecutor:
         self._sine, self._exp = tensors["table.sine"], tensors["table.exp"].double().numpy()
         self._silu = tensors["table.silu"].numpy().astype(np.float32)
         operations = list(enumerate(program.operations))
-        self._convs = {i: _Conv(i, op, tensors) for i, op in operations if isinstance(op, Conv)}
+        lowest = -int(tensors["table.silu"].min())
+        self._convs = {
+            i: _Conv(i, op, tensors, lowest if program.reads_silu(op) else None)
+            for i, op in operations
+            if isinstance(op, Conv)
+        }
         self._norms = {i: _Norm(i, op, tensors, self._reader(i)) for i, op in operations if isinstance(op, Norm)}
 
     def run(self, z: Integers, conditions: Conditions) -> Integers:
@@ -115,44 +120,46 @@ class NativeExecutor:
 
 
 class _Conv:
-    """One convolution."""
+    """One convolution; ``low`` is how far below zero the values go that it reads, if less far than above."""
 
-    def __init__(self, position: int, op: Conv, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, position: int, op: Conv, tensors: Mapping[str, Tensor], low: int | None) -> None:
         weight = tensors[f"{position}.weight"]
-        limbs = fewest_limbs(op.in_limit, row_norm(weight))
-        if limbs is None:
-            raise NelboError(f"operation {position} has too many products for float32: use the executor 'reference'")
+        limbs = _limbs(op, weight, op.in_limit if low is None else shifted_limit(low, op.in_shift))
+        if limbs is None or int(weight.abs().max()) > INT16.digit:
+            raise NelboError(f"operation {position} has too many products for int16: use the executor 'reference'")
         self.op, self.limbs = op, limbs
-        self._weight = weight.float().contiguous(memory_format=torch.channels_last)
+        self._weight = packed(weight.numpy())
         self._multiplier = tensors[f"{position}.multiplier"].double().numpy()
         self._offset = tensors[f"{position}.offset"].double().numpy()
+        self._n_out = len(weight)
+
+    def empty(self, n_images: int, sides: tuple[int, int], n_channels: int) -> np.ndarray:
+        """Returns the place for the digits of what it reads, zeros around it."""
+        return padded(self.limbs.count, n_images, sides, n_channels, self.op.padding)
 
     def split(self, x: _Map) -> _Map:
         """Returns the digits of a feature map."""
-        out = np.empty((self.limbs.count, *x.values.shape), np.float32)
-        share(
-            len(x.values),
-            lambda start, stop: kernels.split_into(
-                x.values, self.op.in_shift, self.limbs.count, self.limbs.bits, out, start, stop
-            ),
-        )
+        out = self.empty(len(x.values), x.sides, x.values.shape[2])
+        arguments = x.values, self.op.in_shift, self.limbs.count, self.limbs.bits, out, self.op.padding
+        share(len(x.values), lambda start, stop: kernels.split_into(*arguments, start, stop))
         return _Map(out, x.sides)
 
     def __call__(self, digits: _Map) -> _Map:
         """Returns the convolution of an integer feature map given by its digits."""
-        count, batch = digits.values.shape[:2]
-        products = conv2d(digits.images, self._weight, None, self.op.stride, self.op.padding).numpy()
-        n_channels, *sides = products.shape[1:]
-        last = products.transpose(0, 2, 3, 1).reshape(count, batch, sides[0] * sides[1], n_channels)
-        out = np.empty(last.shape[1:], np.float32)
-        scale, limit = 0.5**self.op.shift, float(self.op.limit)
-        share(
-            batch,
-            lambda start, stop: kernels.join_into(
-                last, self.limbs.bits, self._multiplier, self._offset, scale, limit, out, start, stop
-            ),
-        )
-        return _Map(out, (sides[0], sides[1]))
+        op, size = self.op, self._weight.shape[1]
+        height, width = ((side + 2 * op.padding - size) // op.stride + 1 for side in digits.sides)
+        out = np.empty((digits.values.shape[1], height * width, self._n_out), np.float32)
+        line = self._multiplier, self._offset, 0.5**op.shift, float(op.limit)
+        arguments = digits.values, self._weight, op.stride, self.limbs.bits, *line, out
+        share(len(out), lambda start, stop: convolve_into(*arguments, start, stop))
+        return _Map(out, (height, width))
+
+
+def _limbs(op: Conv, weight: Tensor, low: int) -> Limbs | None:
+    """Returns the fewest digits for what a convolution reads, integers from -low to its limit."""
+    if max(low, op.in_limit) <= INT16.digit and largest_sum(weight, low, op.in_limit) <= INT16.total:
+        return Limbs(count=1, bits=1)
+    return fewest_limbs(op.in_limit, row_norm(weight), INT16)
 
 
 class _Norm:
@@ -170,7 +177,7 @@ class _Norm:
         """Returns the digits of the normalised feature map."""
         op, limbs = self.op, self._reader.limbs
         before, gain, offset = self._line(condition)
-        out = np.empty((limbs.count, *x.values.shape), np.float32)
+        out = self._reader.empty(len(x.values), x.sides, x.values.shape[2])
 
         def work(start: int, stop: int) -> None:
             kernels.norm_into(
@@ -190,6 +197,7 @@ class _Norm:
                 limbs.count,
                 limbs.bits,
                 out,
+                self._reader.op.padding,
                 start,
                 stop,
             )

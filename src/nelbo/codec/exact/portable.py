@@ -15,7 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, unfold
 
 from nelbo.codec.exact import formats
 from nelbo.codec.exact.formats import FEATURE_BITS, LATENT_BITS, PHASE_BITS, STEM_BITS, TABLE_BITS
-from nelbo.codec.exact.limbs import Limbs, fewest_limbs, join, split
+from nelbo.codec.exact.limbs import FLOAT32, Limbs, fewest_limbs, join, split
 from nelbo.codec.exact.linear import row_norm
 from nelbo.codec.exact.program import (
     Add,
@@ -146,7 +146,7 @@ class _Product:
     def __init__(self, name: str, weight: Tensor, limit: int, arithmetic: str) -> None:
         self._limbs: Limbs | None = None
         if arithmetic == "float32":
-            self._limbs = fewest_limbs(limit, row_norm(weight))
+            self._limbs = fewest_limbs(limit, row_norm(weight), FLOAT32)
             if self._limbs is None:
                 raise NelboError(f"{name} has too many products for float32: use the executor 'reference'")
         self._weight = weight.flatten(1).to(torch.float64 if self._limbs is None else torch.float32)

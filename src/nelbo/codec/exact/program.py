@@ -180,3 +180,8 @@ class Program(BaseModel):
         """Returns the position of the only operation that reads a result, None if there are several or none."""
         readers = [other for other, op in enumerate(self.operations) if position in op.sources]
         return readers[0] if len(readers) == 1 else None
+
+    def reads_silu(self, op: Conv) -> bool:
+        """Returns whether what a convolution reads has been through SiLU, which goes hardly below zero."""
+        source = self.operations[op.source]
+        return isinstance(source, Norm) and source.silu

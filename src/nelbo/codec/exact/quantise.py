@@ -1,11 +1,12 @@
 """From float programs to integer ones: weights rounded, limits chosen, every accumulator proved exact.
 
 The proof is by norms: a sum of products is at most the L1 norm of a row of weights times the limit of what it
-multiplies. All that a program can be fed stays below 2^53 in float64 and, digit by digit, below 2^24 in float32.
+multiplies. All that a program can be fed stays below 2^53 in float64 and, digit by digit, below 2^24 in float32 and
+below 2^31 in integers.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from nelbo.codec.exact import formats
 from nelbo.codec.exact.formats import EXACT_FLOAT32, EXACT_FLOAT64, FEATURE_BITS, STEM_BITS, TABLE_BITS, WEIGHT_BITS
-from nelbo.codec.exact.limbs import best_limbs
-from nelbo.codec.exact.linear import quantise_linear, row_step
+from nelbo.codec.exact.limbs import FLOAT32, INT16, best_limbs
+from nelbo.codec.exact.linear import Bound, quantise_linear, row_step
 from nelbo.codec.exact.program import (
     Add,
     AnyOperation,
@@ -29,7 +30,7 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.tables import LOW_INDEX, make_tables
+from nelbo.codec.exact.tables import LOW_INDEX, SILU_LOW, make_tables
 from nelbo.codec.exact.translate import Tensors
 from nelbo.errors import NelboError
 
@@ -58,8 +59,8 @@ class Quantiser:
         tensors: Its float weights.
         ranges: The largest sizes seen in calibration, by the names of :func:`nelbo.codec.exact.floating.run_float`.
         squares: The mean squares seen in calibration.
-        n_limbs: Digits into which the fast executors may split what a convolution reads: with fewer they are faster
-            and weights coarser.
+        n_limbs: Digits into which the float32 executor may split what a convolution reads: with fewer it is faster and
+            weights coarser.
     """
 
     def __init__(
@@ -118,26 +119,40 @@ class Quantiser:
     def _conv(self, position: int, op: Conv) -> tuple[Conv, _Value]:
         source, weight = self.values[op.source], self.floats[f"{position}.weight"]
         in_shift = min(range(_MAX_IN_SHIFT + 1), key=lambda shift: self._conv_error(position, op, shift))
-        in_limit = conv_limit(source.limit, in_shift)
-        budget = self._budget(in_limit)
+        in_limit, low = self._reach(op, in_shift)
         out_bits = formats.OUTPUT_BITS if self._is_last(position) else FEATURE_BITS
-        shift = self._linear(f"{position}", (source.bits - in_shift, out_bits), in_limit, budget)
+        bits = source.bits - in_shift, out_bits
+        shift = self._linear(f"{position}", bits, in_limit, self._bounds(op, in_limit, low))
         limit = self._stream_limit(position, out_bits)
         value = _Value(out_bits, limit, len(weight), source.positions // op.stride**2)
         return op.model_copy(update={"in_shift": in_shift, "in_limit": in_limit, "shift": shift, "limit": limit}), value
 
-    def _budget(self, in_limit: int) -> int:
-        """Returns the L1 norm of a row of weights with which float32 sums the products with every digit exactly."""
-        return (EXACT_FLOAT32 - 1) // best_limbs(in_limit, self.n_limbs).largest(in_limit)
+    def _bounds(self, op: Conv, in_limit: int, low: int) -> list[Bound]:
+        """Returns how large rows of weights may be so that executors sum the products with every digit exactly.
+
+        16-bit integers need a digit less than float32, but for the latent itself, whose last bits tell the most.
+        """
+        limbs = best_limbs(in_limit, self.n_limbs - (0 if self.values[op.source].is_stem else 1))
+        low_of_digits = low / in_limit if limbs.count == 1 else 1.0
+        return [
+            Bound(FLOAT32.largest_norm(in_limit, best_limbs(in_limit, self.n_limbs))),
+            Bound(INT16.largest_norm(in_limit, limbs), low_of_digits),
+        ]
 
     def _conv_error(self, position: int, op: Conv, in_shift: int) -> float:
         """Returns the expected squared error of a convolution that reads coarser values with finer weights."""
         source, weight = self.values[op.source], self.floats[f"{position}.weight"].flatten(1)
-        step = row_step(weight, self._budget(conv_limit(source.limit, in_shift)))
+        step = row_step(weight, self._bounds(op, *self._reach(op, in_shift)))
         if step is None:
             return math.inf
         of_values = float(weight.square().sum()) * (4.0**in_shift - 1) * 4.0**-source.bits
         return of_values + float(step.square().sum()) * weight.shape[1] * self.squares[f"{op.source}"]
+
+    def _reach(self, op: Conv, in_shift: int) -> tuple[int, int]:
+        """Returns how far above and below zero the values go that a convolution reads."""
+        limit = self.values[op.source].limit
+        low = min(limit, SILU_LOW) if self.program.reads_silu(op) else limit
+        return shifted_limit(limit, in_shift), shifted_limit(low, in_shift)
 
     def _norm(self, position: int, op: Norm) -> tuple[Norm, _Value]:
         for name in ("gain", "offset"):
@@ -203,11 +218,11 @@ class Quantiser:
         }
         return self.program.embedding.model_copy(update=numbers)
 
-    def _linear(self, name: str, bits: tuple[int, int], in_limit: int, budget: int | None = None) -> int:
+    def _linear(self, name: str, bits: tuple[int, int], in_limit: int, bounds: Sequence[Bound] = ()) -> int:
         """Quantises one linear layer, keeps its tensors and returns its shift."""
-        budget = EXACT_FLOAT64 // (in_limit << 18) if budget is None else budget
+        bounds = bounds or [Bound(EXACT_FLOAT64 // (in_limit << 18))]
         weight, bias = self.floats[f"{name}.weight"], self.floats.get(f"{name}.bias")
-        layer = quantise_linear(f"layer {name}", weight, bias, bits, in_limit, budget)
+        layer = quantise_linear(f"layer {name}", weight, bias, bits, in_limit, bounds)
         for field in ("weight", "multiplier", "offset"):
             self.tensors[f"{name}.{field}"] = getattr(layer, field)
         return layer.shift
@@ -227,7 +242,7 @@ class Quantiser:
         return all(isinstance(op, Shuffle) for op in rest)
 
 
-def conv_limit(limit: int, in_shift: int) -> int:
+def shifted_limit(limit: int, in_shift: int) -> int:
     """Returns the limit of values within ±limit after the rounding that a convolution begins with."""
     return (limit + 2**in_shift - 1) >> in_shift
 

@@ -16,6 +16,7 @@ from nelbo.codec.exact.formats import (
 )
 
 LOW_INDEX = TABLE_LOW << TABLE_BITS  # The argument that the first entry of the SiLU table stands for.
+SILU_LOW = 1141  # How far SiLU goes below zero, 0.27846 in the format of features.
 HIGH_INDEX = -LOW_INDEX  # The last one's; from here on SiLU is the identity, at this precision.
 EXP_LENGTH = -TABLE_LOW << EXP_BITS  # Entries of the exponential's table before the last, a zero.
 
