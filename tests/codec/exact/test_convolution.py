@@ -6,7 +6,7 @@ import torch
 from numba import njit
 
 from nelbo.codec.exact import convolution
-from nelbo.codec.exact.convolution import convolve_into, packed, padded
+from nelbo.codec.exact.convolution import BLOCK, convolve_into, packed, padded
 
 SHAPES = [  # Channels in and out, height and width, the kernel's size, stride, padding.
     (32, 32, (8, 8), 3, 1, 1),
@@ -31,7 +31,7 @@ def convolved(run, digits, weight, stride, padding, bits=8):
     height, width = ((side + 2 * padding - size) // stride + 1 for side in sides)
     out = np.full((n_images, height * width, n_out), np.nan, np.float32)
     packed_weight, ones, zeros = packed(weight.numpy()), np.ones(n_out), np.zeros(n_out)
-    run(x, packed_weight, stride, bits, ones, zeros, 1.0, 2.0**40, out, 0, n_images)
+    run(x, packed_weight, stride, bits, ones, zeros, 1.0, 2.0**40, out, 0, n_images * len(packed_weight) * height)
     return torch.from_numpy(out).mT.unflatten(2, (height, width))
 
 
@@ -64,12 +64,16 @@ def test_results_are_scaled_floored_and_clamped():
     assert out.tolist() == [[[26.0, -27.0, 300.0]]]  # 106/4, -105/4 and 35000/4.
 
 
-def test_only_its_images_are_written():
-    weight, out = np.ones((1, 2, 1, 1)), np.zeros((4, 1, 1), np.float32)
-    x = padded(1, 4, (1, 1), 2, 0)
+def test_only_its_rows_are_written():
+    n_channels = BLOCK + 1
+    weight, out = np.ones((n_channels, 2, 1, 1)), np.zeros((2, 3, n_channels), np.float32)
+    x = padded(1, 2, (3, 1), 2, 0)
     x[:] = 1
-    convolve_into(x, packed(weight), 1, 1, np.ones(1), np.zeros(1), 1.0, 9.0, out, 1, 3)
-    assert out[:, 0, 0].tolist() == [0, 2, 2, 0]
+    convolve_into(x, packed(weight), 1, 1, np.ones(n_channels), np.zeros(n_channels), 1.0, 9.0, out, 1, 8)
+    expected = np.full((2, 3, 2), 2)  # Image, row, block.
+    expected[0, 0, 0] = 0
+    expected[1, :, 1] = expected[1, 2, 0] = 0
+    assert (out[:, :, [0, BLOCK]] == expected).all()
 
 
 def test_processors_without_the_instruction_compute_the_same(monkeypatch):

@@ -134,7 +134,7 @@ def convolve_into(x, weight, stride, bits, multiplier, offset, scale, limit, out
         scale: What the line is multiplied by at last.
         limit: The largest size of a result.
         out: The result, (image, position, channel) in float32.
-        start: The first image.
+        start: The first row, of those of all blocks of all images.
         stop: The one after the last.
     """
     n_digits, n_images, n_rows, n_columns, n_in = x.shape
@@ -142,33 +142,22 @@ def convolve_into(x, weight, stride, bits, multiplier, offset, scale, limit, out
     values, weights, n_out = x.reshape(-1), weight.reshape(-1), out.shape[2]
     height, width = (n_rows - size) // stride + 1, (n_columns - size) // stride + 1
     sums, total, up = np.empty(N_POSITIONS * BLOCK, np.int32), np.empty(N_POSITIONS * BLOCK), 2.0**bits
-    for image in range(start, stop):
-        for block in range(n_blocks):
-            first = block * BLOCK
-            n = min(BLOCK, n_out - first)
-            for y in range(height):
-                for left in range(0, width, N_POSITIONS):
-                    for digit in range(n_digits - 1, -1, -1):
-                        corner = ((digit * n_images + image) * n_rows + y * stride) * n_columns + left * stride
-                        _sum_products(
-                            values,
-                            corner * n_in,
-                            stride * n_in,
-                            n_columns * n_in,
-                            weights,
-                            first * 2 * size * n_pairs,
-                            size,
-                            n_pairs,
-                            sums,
-                        )
-                        if digit == n_digits - 1:
-                            for i in range(total.size):
-                                total[i] = sums[i]
-                        else:
-                            for i in range(total.size):
-                                total[i] = total[i] * up + sums[i]
-                    for p in range(min(N_POSITIONS, width - left)):
-                        position = y * width + left + p
-                        for k in range(n):
-                            value = total[p * BLOCK + k] * multiplier[first + k] + offset[first + k]
-                            out[image, position, first + k] = min(max(np.floor(value * scale), -limit), limit)
+    for item in range(start, stop):
+        image, block, y = item // (height * n_blocks), item // height % n_blocks, item % height
+        first = block * BLOCK
+        for left in range(0, width, N_POSITIONS):
+            for digit in range(n_digits - 1, -1, -1):
+                corner = ((digit * n_images + image) * n_rows + y * stride) * n_columns + left * stride
+                steps = corner * n_in, stride * n_in, n_columns * n_in
+                _sum_products(values, *steps, weights, first * 2 * size * n_pairs, size, n_pairs, sums)
+                if digit == n_digits - 1:
+                    for i in range(total.size):
+                        total[i] = sums[i]
+                else:
+                    for i in range(total.size):
+                        total[i] = total[i] * up + sums[i]
+            for p in range(min(N_POSITIONS, width - left)):
+                position = y * width + left + p
+                for k in range(min(BLOCK, n_out - first)):
+                    value = total[p * BLOCK + k] * multiplier[first + k] + offset[first + k]
+                    out[image, position, first + k] = min(max(np.floor(value * scale), -limit), limit)

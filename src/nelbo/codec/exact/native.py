@@ -151,7 +151,8 @@ class _Conv:
         out = np.empty((digits.values.shape[1], height * width, self._n_out), np.float32)
         line = self._multiplier, self._offset, 0.5**op.shift, float(op.limit)
         arguments = digits.values, self._weight, op.stride, self.limbs.bits, *line, out
-        share(len(out), lambda start, stop: convolve_into(*arguments, start, stop))
+        n_rows = len(out) * len(self._weight) * height
+        share(n_rows, lambda start, stop: convolve_into(*arguments, start, stop))
         return _Map(out, (height, width))
 
 
