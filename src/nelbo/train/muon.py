@@ -36,12 +36,20 @@ def orthogonalized(matrices: Float[Tensor, "*k m n"]) -> Float[Tensor, "*k m n"]
         return orthogonalized(matrices.mT).mT
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     gram = x @ x.mT
-    product = identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    for _ in range(_N_ITERATIONS):
-        factor = _A * identity + _B * gram + _C * gram @ gram
-        product = factor @ product
+    product = _factor(gram)
+    factor = product
+    for _ in range(_N_ITERATIONS - 1):
         gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
     return product @ x
+
+
+def _factor(gram: Float[Tensor, "*k m m"]) -> Float[Tensor, "*k m m"]:
+    """Returns a + b G + c G^2 of a Gram matrix G."""
+    factor = torch.matmul(_C * gram, gram).add_(gram, alpha=_B)
+    factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+    return factor
 
 
 class Muon(torch.optim.Optimizer):
