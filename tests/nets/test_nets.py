@@ -8,7 +8,7 @@ import torch
 from nelbo.errors import NelboError
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding
 from nelbo.nets.unet import UNet
-from nelbo.nets.unet_multiscale import UNetMultiscale
+from nelbo.nets.unet_multiscale import UNetMultiscale, _grown
 from nelbo.precision import autocast, set_precision
 from nelbo.train.cost import n_parameters
 from nelbo.train.presets import PRESETS
@@ -211,3 +211,18 @@ def test_a_network_does_not_notice_autocast_beyond_rounding(make):
         rounded = net(z, gamma)
     exact = net(z, gamma)
     assert (rounded - exact).square().mean() < 1e-3 * exact.square().mean()
+
+
+@pytest.mark.parametrize("n_out", [1, 3, 8])
+def test_growing_is_a_convolution_and_depth_to_space_in_either_memory_format(n_out):
+    torch.manual_seed(0)
+    grow, coarse = torch.nn.Conv2d(5, 4 * n_out, 1).double(), torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    expected = torch.nn.functional.pixel_shuffle(grow(coarse), 2)
+    leaves = list(grow.parameters())
+    wanted = torch.autograd.grad(expected.square().sum(), leaves)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        found = _grown(grow, coarse.contiguous(memory_format=memory_format))
+        torch.testing.assert_close(found, expected)
+        for one, other in zip(torch.autograd.grad(found.square().sum(), leaves), wanted, strict=True):
+            torch.testing.assert_close(one, other)
+        assert found.is_contiguous(memory_format=memory_format) or n_out == 1

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import conv2d, pixel_shuffle
 
 from nelbo.errors import NelboError
 from nelbo.nets.attention import SelfAttention
@@ -122,5 +123,21 @@ class UNetMultiscale(nn.Module):
         h = self.down[level](h, cond)
         if level < len(self.shrink):
             coarse = self._between(self.shrink[level](h), cond, level + 1)
-            h = h + pixel_shuffle(self.grow[level](coarse), 2)
+            h = h + _grown(self.grow[level], coarse)
         return self.up[level](h, cond)
+
+
+def _grown(grow: nn.Module, coarse: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o 2*h 2*w"]:
+    """Returns the result of a 1x1 convolution, its channels laid out as squares of 2x2 pixels.
+
+    Channels last that is several times faster, backwards above all, if the convolution gives the channels of one pixel
+    side by side, so there its rows are sorted.
+    """
+    assert isinstance(grow, nn.Conv2d)
+    assert grow.bias is not None
+    if not coarse.is_contiguous(memory_format=torch.channels_last):
+        return pixel_shuffle(grow(coarse), 2)
+    weight, bias = (p.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1) for p in (grow.weight, grow.bias))
+    squares = conv2d(coarse, weight, bias).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+    n_images, height, width = squares.shape[:3]
+    return squares.transpose(2, 3).reshape(n_images, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
