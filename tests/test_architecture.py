@@ -40,7 +40,7 @@ LAYERS: Mapping[str, Layer] = {
         "errors",
         outside="torch jaxtyping",
     ),
-    "randomness": layer("randomness draws augmentation", "theory"),
+    "randomness": layer("randomness draws augmentation", "theory threads"),
     "threads": layer("threads", "", outside="torch"),
     "nets": layer("nets", "theory threads errors"),
     "model": layer(

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.threads import share
+
 
 def generator(purpose: str, *key: int) -> np.random.Generator:
     """Returns the generator of one named stream; equal names give equal streams.
@@ -31,7 +33,15 @@ def normal(shape: tuple[int, ...], purpose: str, *key: int) -> Float[Tensor, "*s
 
 def normals(shape: tuple[int, ...], indices: Iterable[int], purpose: str, *key: int) -> Float[Tensor, "b *shape"]:
     """Returns standard normal noise for each index, a function of that index and the key alone."""
-    return torch.stack([normal(shape, purpose, *key, int(index)) for index in indices])
+    indices = list(indices)
+    out = np.empty((len(indices), *shape), np.float32)
+
+    def draw(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            generator(purpose, *key, int(indices[i])).standard_normal(dtype=np.float32, out=out[i])
+
+    share(len(indices), draw)
+    return torch.from_numpy(out)
 
 
 def uniform(purpose: str, *key: int) -> float:
