@@ -3,7 +3,7 @@
     python runs/codec.py cifar10-small --data cifar10-test.npz --images 1,10,100,1000 --budgets 4,8,16 --out codec.json
 
 With ``--budgets ""`` it measures the classical codecs instead. Every file is decoded and compared, so the codec does
-not verify it once more, and each result is written as it comes.
+not verify it once more, and each result is written as it comes; the same command goes on with what is missing.
 Bits per dimension count all bytes of the file; the model's bytes are listed apart.
 The bound is that of the same schedule on the same images, with fresh noise; net bits are those that all images but the
 seeds added to their message.
@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -44,25 +44,45 @@ def main(name: str, data: str, counts: list[int], budgets: list[int], n_chain: i
     frozen, images = FrozenModel.load(folder / FROZEN), nelbo.open_images(data)
     sizes = {"weights": (folder / "model.safetensors").stat().st_size, "frozen": (folder / FROZEN).stat().st_size}
     print(f"model bytes, not counted below: {sizes}; bits per dimension, all bytes of the files")
-    result = {"model": name, "data": Path(data).name, "model_bytes": sizes, "images_a_chain": n_chain, "rows": []}
-    for row in measured(name, frozen, images, counts, budgets, n_chain):
+    setting = {"images_a_chain": n_chain, "images_of_bound": max(counts)}
+    of = {"model": name, "frozen": frozen.fingerprint, "data": Path(data).name, **setting}
+    rows = known_rows(out, of)
+    result = {"of": of, "model_bytes": sizes, "rows": rows}
+    done = [(row.get("budget"), row["n_images"]) for row in rows]
+    for row in measured(name, frozen, images, counts, budgets, n_chain, done):
         print(line(row), flush=True)
-        result["rows"].append(row)
+        rows.append(row)
         if out is not None:
             with new_file(out) as temporary:
                 temporary.write_text(json.dumps(result, indent=1))
 
 
+def known_rows(out: Path | None, of: dict[str, str | int]) -> list[dict[str, float]]:
+    """Returns the rows of an earlier run of the same model, images and chains."""
+    found = {} if out is None or not out.exists() else json.loads(out.read_text())
+    return found["rows"] if found.get("of") == of else []
+
+
 def measured(
-    name: str, frozen: FrozenModel, images: Images, counts: list[int], budgets: list[int], n_chain: int
+    name: str,
+    frozen: FrozenModel,
+    images: Images,
+    counts: list[int],
+    budgets: list[int],
+    n_chain: int,
+    done: Collection[tuple[float | None, float]],
 ) -> Iterator[dict[str, float]]:
-    """Yields the rows of the table: ours, or without budgets those of classical codecs."""
+    """Yields the rows of the table that are not done: ours, or without budgets those of classical codecs."""
     for n in counts if not budgets else []:
-        yield {"n_images": n, **classical(images, n)}
+        if (None, n) not in done:
+            yield {"n_images": n, **classical(images, n)}
     for budget in budgets:
+        missing = [n for n in counts if (budget, n) not in done]
+        if not missing:
+            continue
         bound, error = measured_bound(name, images.select(range(max(counts))), budget)
         codec = Codec(None, named_plan(frozen, budget), frozen, name, n_chain, verify=False)
-        for n in counts:
+        for n in missing:
             yield {"budget": budget, "n_images": n, "bound": bound, "bound_error": error, **file_of(codec, images, n)}
 
 

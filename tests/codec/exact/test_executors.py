@@ -193,3 +193,10 @@ def test_too_many_digits_are_refused(latents):
         NativeExecutor(fixed, tensors)
     with pytest.raises(NelboError, match="operation 2 has too many products for float32"):
         PortableExecutor(fixed, tensors, CPU, "float32")
+
+
+def test_weights_of_other_channels_are_refused(latents):
+    program, _, fixed, tensors = quantised("convolution", latents)
+    tensors["2.weight"] = torch.zeros((8, 10, 3, 3), dtype=torch.int16)
+    with pytest.raises(NelboError, match="does not fit its 8 channels"):
+        NativeExecutor(fixed, tensors).run(latents(program, 1), make_level(fixed.embedding, tensors, 1.0).conditions)

@@ -147,6 +147,8 @@ class _Conv:
     def __call__(self, digits: _Map) -> _Map:
         """Returns the convolution of an integer feature map given by its digits."""
         op, size = self.op, self._weight.shape[1]
+        if digits.values.shape[4] * size != 2 * self._weight.shape[2]:  # The loops would read what lies behind.
+            raise NelboError(f"a convolution of the frozen network does not fit its {digits.values.shape[4]} channels")
         height, width = ((side + 2 * op.padding - size) // op.stride + 1 for side in digits.sides)
         out = np.empty((digits.values.shape[1], height * width, self._n_out), np.float32)
         line = self._multiplier, self._offset, 0.5**op.shift, float(op.limit)
