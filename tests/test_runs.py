@@ -36,7 +36,7 @@ def folder(tmp_path):
 @pytest.mark.slow
 def test_the_learned_schedule_has_less_variance_than_the_line(script, folder, images, tmp_path):
     module = script("runs/schedule-variance.py")
-    setting = module.Setting(n_images=32, n_gammas=64, n_direct=256, n_steps=80, batch_size=16, n_units=32)
+    setting = module.Setting(n_images=32, n_gammas=64, n_direct=256, n_steps=300, batch_size=16, n_units=32)
     text = module.main(load(folder), images, images, tmp_path, setting, True)
     found = json.loads((tmp_path / "variance.json").read_text())
     rows = found["schedules"]

@@ -111,7 +111,7 @@ def test_a_preset_gives_the_training_and_must_have_the_same_network(finetune, ca
     [
         (("--finetune", "nosuch"), "no model 'nosuch'"),
         (("--preset", "mnist-tiny", "--finetune", "cifar10-small"), "image_shape: [3, 32, 32] -> [1, 28, 28]"),
-        (("--finetune", "cifar10-small", "--set", "model.prediction=eps"), 'prediction: "v" -> "eps"'),
+        (("--finetune", "cifar10-small", "--set", "model.prediction=v"), 'prediction: "eps" -> "v"'),
         (("--finetune", "cifar10-small", "--steps", "0"), "--steps is a number of steps from 1 on"),
         (("--finetune", "cifar10-small", "--steps", "-3"), "--steps is a number of steps from 1 on"),
         (("--finetune", "cifar10-small", "--set", "n_steps=0"), "n_steps"),
