@@ -13,20 +13,21 @@ other's inverse but for rounding. The cosines come from the decimal module, not 
 """
 
 from collections.abc import Sequence
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.codec.decimals import exact_decimals
 from nelbo.errors import NelboError
 
 MATRIX_BITS = 26
 COORDINATE_LIMIT = 2**31  # Values, also between axes, are clamped here: 2048 at 2^-20.
 _LOW_BITS = 20  # Integers are multiplied in two parts, so that each sum stays below 2^53.
 _LONGEST_SIDE = 1024
-_DECIMAL = Context(prec=50)
+_DIGITS = 50
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
 
@@ -85,20 +86,22 @@ def cosines(n: int) -> Int[Tensor, "n n"]:
         tensor([[ 47453133,  47453133],
                 [ 47453133, -47453133]])
     """
-    quarter = [_cosine(m, n) for m in range(n + 1)]
-    entries = [[_of_turn((2 * i + 1) * k, n, quarter) for i in range(n)] for k in range(n)]
-    scales = [_DECIMAL.sqrt(_DECIMAL.divide(Decimal(1 if k == 0 else 2), Decimal(n))) for k in range(n)]
-    return torch.tensor([[_rounded(s * entry) for entry in row] for s, row in zip(scales, entries, strict=True)])
+    with exact_decimals(_DIGITS):
+        quarter = [_cosine(m, n) for m in range(n + 1)]
+        entries = [[_of_turn((2 * i + 1) * k, n, quarter) for i in range(n)] for k in range(n)]
+        scales = [(Decimal(1 if k == 0 else 2) / n).sqrt() for k in range(n)]
+        rows = [[_rounded(s * entry) for entry in row] for s, row in zip(scales, entries, strict=True)]
+    return torch.tensor(rows)
 
 
 def _cosine(m: int, n: int) -> Decimal:
     r"""Returns :math:`\cos(\pi m / 2n)` for m from 0 to n, by its series: the terms shrink from the second on."""
-    angle = _DECIMAL.divide(_DECIMAL.multiply(_PI, Decimal(m)), Decimal(2 * n))
-    square, term, total, k = _DECIMAL.multiply(angle, angle), Decimal(1), Decimal(1), 0
+    angle = _PI * m / (2 * n)
+    square, term, total, k = angle * angle, Decimal(1), Decimal(1), 0
     while abs(term) > Decimal("1e-45"):
         k += 2
-        term = _DECIMAL.divide(_DECIMAL.multiply(-term, square), Decimal(k * (k - 1)))
-        total = _DECIMAL.add(total, term)
+        term = -term * square / (k * (k - 1))
+        total += term
     return total
 
 
@@ -110,7 +113,7 @@ def _of_turn(m: int, n: int, quarter: Sequence[Decimal]) -> Decimal:
 
 
 def _rounded(value: Decimal) -> int:
-    return int(_DECIMAL.to_integral_value(_DECIMAL.multiply(value, Decimal(2**MATRIX_BITS))))
+    return int((value * 2**MATRIX_BITS).to_integral_value())
 
 
 def _is_orthonormal(axes: Int[Tensor, "c c"]) -> bool:

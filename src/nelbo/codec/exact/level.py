@@ -8,18 +8,19 @@ decimal module, whose exponential and square root are correctly rounded.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.codec.decimals import exact_decimals
 from nelbo.codec.exact.formats import COEFFICIENT_BITS, PHASE_BITS, RATE_BITS, TIME_BITS
 from nelbo.codec.exact.program import Embedding
 from nelbo.codec.exact.tables import silu_of
 from nelbo.errors import NelboError
 
-_DECIMAL = Context(prec=50)
+_DIGITS = 50
 _FURTHEST_TIME = 8  # Gammas this many ranges away are refused: the angles' products stay within 63 bits.
 
 
@@ -64,13 +65,14 @@ def exact_alpha(gamma: float) -> Decimal:
         >>> exact_alpha(0.0) ** 2 - Decimal("0.5") < Decimal("1e-48")
         True
     """
-    one_plus = _DECIMAL.add(1, _DECIMAL.exp(Decimal(gamma)))
-    return _DECIMAL.divide(Decimal(1), _DECIMAL.sqrt(one_plus))
+    with exact_decimals(_DIGITS):
+        return 1 / (1 + Decimal(gamma).exp()).sqrt()
 
 
 def fixed_alpha(gamma: float) -> int:
     """Returns alpha in units of 2^-24, at least 1; sigma is that of -gamma."""
-    return max(1, int(_DECIMAL.to_integral_value(_DECIMAL.multiply(exact_alpha(gamma), Decimal(2**COEFFICIENT_BITS)))))
+    with exact_decimals(_DIGITS):
+        return max(1, int((exact_alpha(gamma) * 2**COEFFICIENT_BITS).to_integral_value()))
 
 
 def _time(embedding: Embedding, gamma: float) -> int:
