@@ -20,6 +20,8 @@ from nelbo.bundled import bundled_models
 from nelbo.codec.archive import Codec
 from nelbo.codec.bitsback import ChainCoder
 from nelbo.codec.chains import decode_chains, encode_chains
+from nelbo.codec.choice import Choice
+from nelbo.codec.container import ArchiveWriter
 from nelbo.codec.exact.frozen import FrozenModel
 from nelbo.codec.files import open_source
 from nelbo.codec.frozen_files import FROZEN
@@ -27,7 +29,7 @@ from nelbo.codec.layout import Pixels, Source, Span, jpeg_xl_chain
 from nelbo.codec.members import Entry
 from nelbo.codec.plans import named_plan
 from nelbo.codec.reading import standard_tables
-from nelbo.codec.records import Chain
+from nelbo.codec.records import Chain, Header
 from nelbo.codec.tiles import cut
 from nelbo.errors import NelboError
 
@@ -86,15 +88,18 @@ def ours(name: str, frozen: FrozenModel, budget: int, photos: list[tuple[Entry, 
 def _row(codec: Codec, budget: int, entry: Entry, pixels: Pixels, chain: Chain | None) -> Row:
     source = Source([entry], lambda _: pixels)
     plain = jpeg_xl_chain(codec.header(source), Span(0, 1, True), [pixels])
-    kept = plain if chain is None else min(chain, plain, key=lambda each: each.n_bytes)
-    alone = float("nan") if chain is None else _n_bytes(codec, source, chain)
-    sizes = {f"nelbo {budget}": _n_bytes(codec, source, kept), f"bits-back {budget}": alone}
+    archive = BytesIO()
+    codec.assemble(archive, source, [[Choice.of(chain, plain)]])
+    alone = float("nan") if chain is None else _n_bytes(codec.header(source), chain)
+    sizes = {f"nelbo {budget}": archive.tell(), f"bits-back {budget}": alone}
     return {name: 8 * size / pixels.size for name, size in sizes.items()}
 
 
-def _n_bytes(codec: Codec, source: Source, chain: Chain) -> int:
+def _n_bytes(header: Header, chain: Chain) -> int:
     stream = BytesIO()
-    codec.assemble(stream, source, [[chain]])
+    writer = ArchiveWriter(stream, header)
+    writer.add(chain)
+    writer.close()
     return stream.tell()
 
 

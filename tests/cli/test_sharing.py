@@ -25,8 +25,9 @@ import os, sys
 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 sys.stderr = open(log, "w", buffering=1)
 import nelbo.codec.archive as archive
+import nelbo.codec.choice as choice
 from nelbo.errors import NelboError
-archive.is_smaller = lambda chain, other: True
+choice.is_smaller = lambda chain, other: True
 encode, add = archive.Codec._encode, archive.ArchiveWriter.add
 def fails_once_it_has_coded(*arguments):
     if archive.n_coded == 1:
@@ -106,7 +107,7 @@ def test_two_processes_write_the_archive_of_one(images, tmp_path, two, monkeypat
     assert statuses == [0, 0], said
     assert not list(images.iterdir())
     main(["decompress", str(tmp_path / "two.nelbo"), "-o", str(tmp_path), "-q"])  # Photos are back.
-    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
     main(arguments(images, tmp_path / "one.nelbo"))
     assert (tmp_path / "two.nelbo").read_bytes() == (tmp_path / "one.nelbo").read_bytes()
     assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL}

@@ -201,7 +201,7 @@ def small_archive(small_model, small_frozen, schedule_of, archived):
     )
     stream, entries = BytesIO(), list(archived)
     with pytest.MonkeyPatch.context() as patch:  # JPEG XL beats an untrained network; here it counts for nothing.
-        patch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+        patch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
         codec.write(stream, Source(entries, lambda i: archived[entries[i]]))
     data = stream.getvalue()
     header, places = read_places(BytesIO(data))

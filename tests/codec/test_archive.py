@@ -40,7 +40,7 @@ def codec_of(small_model, small_frozen, schedule):
 @pytest.fixture
 def always_bits_back(monkeypatch):
     """JPEG XL beats an untrained network; with this it counts for nothing."""
-    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
 
 
 def kinds_of(data):
@@ -169,7 +169,7 @@ def test_jpeg_xl_is_lossless_and_states_its_size(entry):
 @pytest.fixture(scope="module")
 def archive(codec_of, smooth_images):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+        patch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
         images = smooth_images(6)
         return codec_of(n_chain=3).compress(images), images
 

@@ -100,6 +100,26 @@ def test_damaged_files_are_refused_or_read(kind, tmp_path):
     assert not any("\n" in refusal for refusal in refusals)
 
 
+@pytest.mark.parametrize("meaning", [0, 1], ids=["unspecified", "multiplied by alpha"])
+def test_samples_of_tiff_files_that_pillow_alters_are_refused(meaning, tmp_path):
+    extra_samples = struct.pack("<HHI", 338, 3, 1)
+    data = saved(MODES["RGBA"], "TIFF")
+    assert extra_samples + b"\2" in data
+    (tmp_path / "x.tif").write_bytes(data.replace(extra_samples + b"\2", extra_samples + bytes([meaning])))
+    with pytest.raises(NelboError, match=r"x\.tif cannot be kept as it is.*samples"):
+        open_source([tmp_path / "x.tif"])
+
+
+def test_linked_folders_are_followed_but_never_in_circles(tmp_path):
+    for name in ("photos", "more"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(GREY).save(tmp_path / name / "x.png")
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "photos")
+    names = [entry.name for entry in open_source([tmp_path / "photos"]).entries]
+    assert names == ["photos/more/x.png", "photos/x.png"]
+
+
 def test_only_files_that_are_as_they_were_found_are_removed(tmp_path):
     for name in ("same", "edited", "deep/same", "gone"):
         path = tmp_path / "photos" / f"{name}.png"
@@ -112,4 +132,4 @@ def test_only_files_that_are_as_they_were_found_are_removed(tmp_path):
     (tmp_path / "photos" / "gone.png").unlink()
     assert sorted(path.name for path in source.remove_files()) == ["edited.png", "gone.png"]
     left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["edited.png", "later.png"]
+    assert left == ["edited.png", "later.png", "set.npy"]  # A data set may hold more than its images.

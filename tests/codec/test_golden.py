@@ -80,7 +80,7 @@ def test_golden_archives_are_written_again(name, decoded, frozen_of, monkeypatch
     """Seeds and some members are JPEG XL files, whose bytes another version of that library may choose otherwise."""
     if imagecodecs.jpegxl_version() != TABLE[name]["libjxl"]:
         pytest.skip(f"{name}.nelbo was written with {TABLE[name]['libjxl']}")
-    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
     data, header, images = decoded(name)
     frozen, pixels, stream = frozen_of(name), [each for _, each in images], BytesIO()
     plan = find_plan(header.plan, header.gammas, frozen)

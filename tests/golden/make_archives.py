@@ -70,7 +70,7 @@ def codecs(folder: Path) -> dict[str, tuple[Codec, dict[Entry, Pixels]]]:
 def archive_of(codec: Codec, images: dict[Entry, Pixels]) -> bytes:
     """Returns an archive whose chains are bits-back where they can be, longer than JPEG XL or not."""
     stream, entries = BytesIO(), list(images)
-    with patch("nelbo.codec.archive.is_smaller", lambda chain, other: True):
+    with patch("nelbo.codec.choice.is_smaller", lambda chain, other: True):
         codec.write(stream, Source(entries, lambda i: images[entries[i]]))
     return stream.getvalue()
 

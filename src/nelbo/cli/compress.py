@@ -13,8 +13,8 @@ from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.codec.archive import Codec
+    from nelbo.codec.choice import Choice
     from nelbo.codec.files import FileSource
-    from nelbo.codec.records import Chain
     from nelbo.time_schedule.schedule import TimeSchedule
 
 Flag = Annotated[bool, tyro.conf.arg(aliases=["-f"])]
@@ -51,27 +51,28 @@ def compress(
         lanes: Chains coded side by side.
         verify: Decode everything and compare before finishing.
         force: Overwrite an archive that is there.
-        rm: Remove the image files when the archive is written.
+        rm: Remove the image files when the archive is written; data sets, which may hold more, are refused.
         quiet: No progress, no summary.
     """
     from nelbo.cli.archive_files import check_free
     from nelbo.cli.sharing import n_processes
     from nelbo.codec.files import open_source
 
-    paths = [Path(each) for each in images]
-
     def open_images() -> "FileSource":
         check_free(out, force)
-        if out.is_file() and any(path.is_file() and path.samefile(out) for path in paths):
-            raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
         if n_processes() > 1 and "-" in images:
             raise NelboError("several processes cannot share standard input: give image files instead of -")
-        return open_source(paths, lambda: sys.stdin.buffer.read())
+        source = open_source([Path(each) for each in images], lambda: sys.stdin.buffer.read())
+        if out.is_file() and any(path.samefile(out) for path in (*source.files, *source.data_sets)):
+            raise NelboError(f"{out} is among what is compressed: choose another name for the archive")
+        if rm and source.data_sets:
+            raise NelboError(f"--rm removes image files, and {source.data_sets[0]} may hold more: leave --rm out")
+        return source
 
     def make_codec() -> "Codec":
         return _codec(model, frozen, steps, chain, lanes, verify)
 
-    def write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]] | None" = None) -> None:
+    def write(codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Choice]] | None" = None) -> None:
         _write(codec, source, groups, out, quiet)
         if rm and (changed := source.remove_files()):
             raise NelboError(
@@ -89,7 +90,7 @@ def compress(
 def _together(
     open_images: Callable[[], "FileSource"],
     make_codec: Callable[[], "Codec"],
-    write: Callable[["Codec", "FileSource", "Iterable[Sequence[Chain]]"], None],
+    write: Callable[["Codec", "FileSource", "Iterable[Sequence[Choice]]"], None],
 ) -> None:
     """Compresses in the processes of ``torchrun``: each codes every so many chains, the first one writes."""
     from nelbo.cli.sharing import agree, in_turn, one_of_many, same
@@ -112,7 +113,7 @@ def _together(
 
 
 def _write(
-    codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Chain]] | None", out: Path, quiet: bool
+    codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Choice]] | None", out: Path, quiet: bool
 ) -> None:
     from nelbo.cli.archive_files import meter, output_stream
     from nelbo.codec.frozen_files import kept_file

@@ -8,7 +8,6 @@ are in memory.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nelbo.codec.bitsback import ChainCoder
 from nelbo.codec.chains import decode_chains, encode_chains
+from nelbo.codec.choice import Choice, settled
 from nelbo.codec.container import ArchiveWriter
 from nelbo.codec.exact.formats import EXECUTOR_VERSION
 from nelbo.codec.exact.freeze import model_sha256
@@ -26,10 +26,10 @@ from nelbo.codec.framing import Readable, Writable
 from nelbo.codec.frozen_files import frozen_of
 from nelbo.codec.layout import Source, Span, grouped, jpeg_xl_chain, spans_of
 from nelbo.codec.members import Entry
-from nelbo.codec.plans import StoredPlan, embedded_plan
+from nelbo.codec.plans import StoredPlan, as_named, embedded_plan
 from nelbo.codec.progress import Advance, Portion, ignore
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
-from nelbo.codec.records import Chain, Header, Kind
+from nelbo.codec.records import Header
 from nelbo.codec.tiles import MODES_OF_MODELS, cut
 from nelbo.errors import NelboError
 from nelbo.model import DiffusionModel
@@ -87,8 +87,13 @@ class Codec:
         """Returns an archive of 8-bit images, of the model's shape or any other size.
 
         Raises:
-            NelboError: If there are no images, or they have neither one channel nor three.
+            NelboError: If they are no 8-bit tensor, there are none, or they have neither one channel nor three.
         """
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            found = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images)
+            raise NelboError(
+                f"images are a uint8 tensor (n, c, h, w), of a data set images.read(range(n)); got {found}"
+            )
         if len(images) == 0 or images.shape[1] not in MODES_OF_MODELS:
             raise NelboError(f"the codec takes one or more images of 1 or 3 channels, got shape {tuple(images.shape)}")
         c, h, w = images.shape[1:]
@@ -130,8 +135,10 @@ class Codec:
 
     def chains(
         self, source: Source, first: int = 0, step: int = 1, progress: Advance = ignore
-    ) -> Iterator[list[Chain]]:
+    ) -> Iterator[list[Choice]]:
         """Yields the chains of an archive as they are coded side by side, ``n_lanes`` or fewer at a time.
+
+        Each comes with JPEG XL of the same tiles, for archives that are smaller so.
 
         Args:
             source: The images.
@@ -150,7 +157,7 @@ class Codec:
             yield self._encode(self._coder, header, source, group, progress)
 
     def assemble(
-        self, stream: Writable, source: Source, groups: Iterable[Sequence[Chain]], progress: Advance = ignore
+        self, stream: Writable, source: Source, groups: Iterable[Sequence[Choice]], progress: Advance = ignore
     ) -> None:
         """Writes an archive of chains that :meth:`chains` coded, all of them in order.
 
@@ -163,10 +170,10 @@ class Codec:
         Raises:
             NelboError: If chains are missing.
         """
-        header, chains = self.header(source), itertools.chain.from_iterable(groups)
-        first = list(itertools.islice(chains, 1))
-        writer = ArchiveWriter(stream, without_idle_schedule(header, first))
-        for chain, span in zip(itertools.chain(first, chains), spans_of(header, self._n_chain), strict=False):
+        whole = self.header(source)
+        header, chains = settled(whole, itertools.chain.from_iterable(groups))
+        writer = ArchiveWriter(stream, header)
+        for chain, span in zip(chains, spans_of(whole, self._n_chain), strict=False):
             writer.add(chain)
             progress(span.end - span.first)
         writer.close()
@@ -213,11 +220,11 @@ class Codec:
         schedule.check_model(model)
         if self.frozen.header.model_sha256 != model_sha256(model):
             raise NelboError("the frozen model was made from another model: freeze this one with nelbo freeze")
-        return embedded_plan(model, schedule)
+        return as_named(embedded_plan(model, schedule), self.frozen)
 
     def _encode(
         self, coder: ChainCoder, header: Header, source: Source, spans: Sequence[Span], progress: Advance
-    ) -> list[Chain]:
+    ) -> list[Choice]:
         """Returns the chains of some spans of images, each the smaller of bits-back and JPEG XL."""
         images = [[source.pixels(i) for i in range(span.first, span.end)] for span in spans]
         plain = [jpeg_xl_chain(header, span, each) for span, each in zip(spans, images, strict=True)]
@@ -226,27 +233,12 @@ class Codec:
         n_parts = (2 if self._verify else 1) * sum(map(len, tiles))
         portion = Portion(sum(span.end - span.first for span in spans), n_parts, progress)
         chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded], portion)
-        best = list(plain)
-        for i, chain in zip(coded, chains, strict=True):
-            if chain is not None and is_smaller(chain, plain[i]):
-                best[i] = chain
+        of_span = dict(zip(coded, chains, strict=True))
+        choices = [Choice.of(of_span.get(i), each) for i, each in enumerate(plain)]
         if self._verify:
-            kept = [
-                (chain, i) for chain, i in zip(chains, coded, strict=True) if chain is not None and best[i] is chain
-            ]
-            for result in decode_chains(coder, [chain for chain, _ in kept], header.tile_shape, portion):
+            kept = [choice.best for choice in choices if choice.best is not choice.plain]
+            for result in decode_chains(coder, kept, header.tile_shape, portion):
                 if isinstance(result, Exception):
                     raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
         portion.finish()
-        return best
-
-
-def without_idle_schedule(header: Header, first: Sequence[Chain]) -> Header:
-    """Returns the header without a schedule if the first chain is the only one and JPEG XL, which needs none."""
-    is_all = [chain.n_tiles for chain in first if chain.kind is Kind.JPEG_XL] == [header.first_tiles[-1]]
-    return replace(header, kernel="", gammas=(), plan=b"") if is_all else header
-
-
-def is_smaller(chain: Chain, other: Chain) -> bool:
-    """Returns whether a chain takes fewer bytes than another of the same tiles."""
-    return chain.n_bytes < other.n_bytes
+        return choices

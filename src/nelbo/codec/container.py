@@ -78,9 +78,14 @@ class ArchiveWriter:
         if _n_tiles(self._places) != self._header.first_tiles[-1]:
             raise NelboError("an archive was closed before all of its tiles were written")
         n_bytes = sum(place.n_bytes for place in self._places)
-        copy = self._packed if n_bytes >= _COPY_RATIO * len(self._packed) else b""
+        copy = self._packed if n_copies(len(self._packed), n_bytes) > 1 else b""
         index = checked(_pack_index(self._places, copy))
         self._stream.write(index + checked(_FOOTER.pack(len(index))) + END_MAGIC)
+
+
+def n_copies(n_header: int, n_chains: int) -> int:
+    """Returns how often a header of so many bytes is in an archive with so many bytes of chains."""
+    return 2 if n_chains >= _COPY_RATIO * n_header else 1
 
 
 class ArchiveReader:

@@ -38,13 +38,15 @@ class FileSource(Source):
     """Images that were found at some paths.
 
     Attributes:
-        files: The files that hold them, each with what tells whether it has changed since.
+        files: The image files, each with what tells whether it has changed since.
+        data_sets: The other files that images were found in; these may hold more than that.
     """
 
     files: Mapping[Path, _Stamp] = field(default_factory=dict)
+    data_sets: Sequence[Path] = ()
 
     def remove_files(self) -> list[Path]:
-        """Removes the files that are still what they were when they were found; returns the others."""
+        """Removes the image files that are still what they were when they were found; returns the others."""
         changed = [path for path, stamp in self.files.items() if not path.is_file() or _stamp(path) != stamp]
         for path in self.files.keys() - changed:
             path.unlink(missing_ok=True)  # Two paths may be of one file.
@@ -66,6 +68,7 @@ def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | Non
     """
     found: list[tuple[Entry, _Reader]] = []
     files: dict[Path, _Stamp] = {}
+    data_sets: list[Path] = []
     for path in paths:
         if str(path) == "-" and standard_input is not None:
             data = standard_input()
@@ -78,13 +81,13 @@ def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | Non
             files[path] = _stamp(path)
             found.append(_file(path, path.name))
         else:
-            files |= {path: _stamp(path)} if path.is_file() else {}
+            data_sets.append(path)
             found += _data_set(open_images(path), path.stem)
     entries = [entry for entry, _ in found]
     if not entries:
         raise NelboError("there are no images to compress: pass image files, folders or data sets")
     check_entries(entries)
-    return FileSource(entries, lambda i: found[i][1](), files)
+    return FileSource(entries, lambda i: found[i][1](), files, data_sets)
 
 
 class Unpacked:

@@ -85,6 +85,16 @@ def named_plan(frozen: FrozenModel, budget: int) -> StoredPlan:
     return StoredPlan(plan, gammas, kernel, struct.unpack("<d", data[:8])[0], _NAMED + str(budget).encode())
 
 
+def as_named(stored: StoredPlan, frozen: FrozenModel) -> StoredPlan:
+    """Returns the same plan by its name, where it is one of those that come with a frozen model."""
+    for budget in budgets_of(frozen):
+        named = named_plan(frozen, budget)
+        same_chain = (named.gammas, named.kernel, named.kappa) == (stored.gammas, stored.kernel, stored.kappa)
+        if same_chain and named.plan.pack() == stored.plan.pack():
+            return named
+    return stored
+
+
 def find_plan(reference: bytes, gammas: tuple[float, ...], frozen: FrozenModel) -> Plan:
     """Returns the plan that an archive's header holds or names.
 

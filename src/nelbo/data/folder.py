@@ -1,6 +1,7 @@
 """A folder of image files."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -29,17 +30,24 @@ class FolderSource(Source):
 
 
 def image_files(folder: Path) -> list[str]:
-    """Returns the paths of a folder's image files, at any depth, relative to it and sorted.
+    """Returns the paths of a folder's image files, at any depth and through links, relative to it, sorted.
 
     Raises:
         OSError: Some folder in it cannot be listed.
     """
-    names = [
-        (Path(parent) / file).relative_to(folder).as_posix()
-        for parent, _, files in os.walk(folder, onerror=_reraise)
-        for file in files
-    ]
-    return sorted(filter(is_image_file, names))
+    return sorted(filter(is_image_file, (path.relative_to(folder).as_posix() for path in _files(folder))))
+
+
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yields the files of a folder and of those in it, also through links, but not of a folder within itself."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, above | {real})
+        elif path.is_file() or not path.exists():  # A link to nothing is an error later; a pipe would wait for ever.
+            yield path
 
 
 def open_folder(folder: Path, names: list[str]) -> EncodedImages:
@@ -49,8 +57,3 @@ def open_folder(folder: Path, names: list[str]) -> EncodedImages:
         NelboError: Some cannot be used; the message names them.
     """
     return open_encoded(str(folder), FolderSource(folder, names))
-
-
-def _reraise(error: OSError) -> None:
-    # Without this, os.walk passes over what it cannot list, and images go missing in silence.
-    raise error

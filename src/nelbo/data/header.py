@@ -14,6 +14,8 @@ SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pbm".split()  # noqa: SIM905
 )
 
+_SAMPLES_PER_PIXEL = 277  # A tag of TIFF.
+
 _KINDS = {
     "1": "1-bit",
     "P": "palette",
@@ -67,10 +69,26 @@ def check_samples(image: ImageFile) -> None:
     """
     if image.mode != "I;16" and not _has_8_bits(image):
         raise ValueError("not 8 bits a channel")
+    if image.format == "TIFF" and not _has_plain_samples(image):
+        raise ValueError("samples that are no colours, or colours multiplied by alpha")
     if "transparency" in image.info:
         raise ValueError("a transparent colour")
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError("several frames")
+
+
+def _has_plain_samples(image: ImageFile) -> bool:
+    """Returns whether Pillow gives all samples of a TIFF file as they are.
+
+    It drops those of unknown meaning, raw modes such as ``RGBX`` and ``RGBAX``, and divides colours by alpha, ``RGBa``.
+    """
+    samples = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1)
+    return samples == len(image.getbands()) and not any("a" in raw_mode for raw_mode in _raw_modes(image))
+
+
+def _raw_modes(image: ImageFile) -> list[str]:
+    args = (args[0] if isinstance(args, tuple) else args for _decoder, _box, _offset, args in image.tile)
+    return [raw_mode for raw_mode in args if isinstance(raw_mode, str)]
 
 
 def _has_8_bits(image: ImageFile) -> bool:
@@ -80,10 +98,10 @@ def _has_8_bits(image: ImageFile) -> bool:
     samples of grey files of 2 and 4 bits. What is in the file shows in the raw mode that its decoder is told:
     ``RGB;16B``, ``L;4``. Files of the PPM family give their decoder the largest sample value instead.
     """
+    if any(re.search(r";\D*\d", raw_mode) for raw_mode in _raw_modes(image)):
+        return False
     for _decoder, _box, _offset, args in image.tile:
-        raw_mode, *options = args if isinstance(args, tuple) else (args,)
-        if isinstance(raw_mode, str) and re.search(r";\D*\d", raw_mode):
-            return False
+        _raw_mode, *options = args if isinstance(args, tuple) else (args,)
         if image.format == "PPM" and options and options[0] != 255:
             return False
     return True

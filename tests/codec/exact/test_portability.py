@@ -24,7 +24,7 @@ def small_case(portability, small_model, small_frozen, schedule_of, smooth_image
 
 @pytest.fixture
 def always_bits_back(monkeypatch):
-    monkeypatch.setattr("nelbo.codec.archive.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
 
 
 @pytest.mark.usefixtures("always_bits_back")
