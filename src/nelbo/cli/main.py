@@ -1,7 +1,9 @@
 """The command line: one table of verbs, and the one place where errors become messages and exit codes."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # Names of files may hold what a terminal's encoding has not.
             stream.reconfigure(errors="backslashreplace")
+    _end_by_exception()
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
@@ -63,9 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # The reader of our output has left: what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         print("nelbo: out of memory: give it less at a time, or a larger machine", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"nelbo: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _end_by_exception() -> None:
+    """Lets signals that end the process be exceptions, so that what is half-written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Returns whether there was no memory; PyTorch says so by its own errors."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

@@ -1,7 +1,6 @@
 """One command in several processes, started by ``torchrun``: all of them go on, or all end with one line."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,11 +28,10 @@ def n_processes() -> int:
 def one_of_many() -> Iterator["World"]:
     """Yields this process's place. Where all processes fail together, the first speaks for all.
 
-    ``torchrun`` terminates the other processes when one is lost; what is half-written is removed then, too.
+    ``torchrun`` terminates the other processes when one is lost (SIGTERM); what is half-written is removed then, too.
     """
     from nelbo.train.distributed import join_world
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with join_world("cpu") as world:
         try:
             yield world

@@ -4,10 +4,13 @@ References:
     JPEG XL, ISO/IEC 18181-1: the codestream's signature and size header (annex D).
 """
 
+from types import ModuleType
+
 import numpy as np
 from jaxtyping import Shaped
 
 from nelbo.codec.errors import CorruptArchiveError
+from nelbo.data.encoded import one_line
 from nelbo.errors import NelboError
 
 _SIGNATURE = b"\xff\x0a"
@@ -25,10 +28,9 @@ def encode(pixels: Pixels) -> bytes:
     Raises:
         NelboError: If the decoder does not give the same pixels back.
     """
-    import imagecodecs
-
+    jpegxl_encode = _library().jpegxl_encode
     effort = 8 if pixels.shape[0] * pixels.shape[1] <= _SMALL else 7
-    data = bytes(imagecodecs.jpegxl_encode(np.ascontiguousarray(pixels), lossless=True, effort=effort, numthreads=1))
+    data = bytes(jpegxl_encode(np.ascontiguousarray(pixels), lossless=True, effort=effort, numthreads=1))
     if not np.array_equal(decode(data, pixels.shape, pixels.dtype), pixels):
         raise NelboError("JPEG XL did not give an image back: upgrade imagecodecs")
     return data
@@ -39,21 +41,30 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Pixels:
 
     Raises:
         CorruptArchiveError: If the bytes hold something else. The size is read before anything is allocated.
-        NelboError: If there is no memory for so many pixels.
+        NelboError: If there is no memory for so many pixels, or no JPEG XL.
     """
-    import imagecodecs
-
+    jpegxl_decode = _library().jpegxl_decode
     if size_of(data) != shape[:2]:
         raise CorruptArchiveError("a JPEG XL image has another size than the archive says: the file is damaged")
     try:
         pixels = np.empty(shape, dtype)
         # Into memory of the right shape, and of one frame: what else a stream claims is refused, not allocated.
-        imagecodecs.jpegxl_decode(data, index=0, numthreads=1, out=pixels)
+        jpegxl_decode(data, index=0, numthreads=1, out=pixels)
     except MemoryError:
         raise NelboError(f"there is no memory for an image of {shape[1]} x {shape[0]} pixels") from None
     except Exception as error:  # The decoder's own kinds of errors, and whatever damaged data leads to.
         raise CorruptArchiveError(f"a JPEG XL image is damaged ({' '.join(str(error).split())[:80]})") from None
     return pixels
+
+
+def _library() -> ModuleType:
+    """Returns the library, with what it loads at its first use."""
+    try:
+        import imagecodecs
+        from imagecodecs import jpegxl_decode, jpegxl_encode  # noqa: F401
+    except ImportError as error:
+        raise NelboError(f"JPEG XL cannot be loaded ({one_line(error)}): install imagecodecs again") from None
+    return imagecodecs
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:

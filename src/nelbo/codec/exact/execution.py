@@ -5,8 +5,10 @@ choose another algorithm for another batch size, number of threads or setting. B
 known answers of the frozen network are computed; an executor that misses one is never used for that kind of call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import torch
 from jaxtyping import Float
@@ -22,6 +24,22 @@ MAX_BATCH = 32  # Images a call; more are run in turns.
 EXECUTORS = ("native", "float32", "reference")
 _FASTEST_FIRST = {"cpu": ("native", "reference")}
 _ELSEWHERE = ("float32", "reference")
+
+_BACKEND_FLAGS = (
+    "mkldnn.enabled",
+    "cudnn.enabled",
+    "cudnn.allow_tf32",
+    "cuda.matmul.allow_tf32",
+    "cudnn.conv.fp32_precision",
+    "cuda.matmul.fp32_precision",
+    "mkldnn.conv.fp32_precision",
+    "mkldnn.matmul.fp32_precision",
+)
+_SETTINGS: tuple[Callable[[], object], ...] = (
+    torch.get_num_threads,
+    torch.get_float32_matmul_precision,
+    *(partial(attrgetter(name), torch.backends) for name in _BACKEND_FLAGS),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class Execution:
 
     def choice(self, n_images: int) -> str:
         """Returns the name of the executor for calls of so many images, under PyTorch's present settings."""
-        kind = (n_images, *_settings())
+        kind = (n_images, *map(_value, _SETTINGS))
         if kind not in self._chosen:
             self._chosen[kind] = self._choose(n_images)
         return self._chosen[kind]
@@ -113,19 +131,16 @@ class Execution:
             return None
 
 
-def _settings() -> tuple[object, ...]:
-    """Returns what may make PyTorch choose other algorithms."""
-    backends = torch.backends
-    return (
-        torch.get_num_threads(),
-        backends.mkldnn.enabled,
-        backends.cudnn.enabled,
-        backends.cudnn.allow_tf32,
-        backends.cuda.matmul.allow_tf32,
-        torch.get_float32_matmul_precision(),
-        getattr(getattr(backends.mkldnn, "conv", None), "fp32_precision", None),
-        getattr(getattr(backends.mkldnn, "matmul", None), "fp32_precision", None),
-    )
+def _value(setting: Callable[[], object]) -> object:
+    """Returns what may make PyTorch choose other algorithms; None where it does not say.
+
+    Flags of precision come in two generations: an old PyTorch has not the new ones, and a new one refuses to read an
+    old flag where a new one was set.
+    """
+    try:
+        return setting()
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def as_latents(z: Tensor, shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
