@@ -1,10 +1,12 @@
 """A file or folder is the old one or the new one, never something between, and nothing is left lying about."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from nelbo.atomic import check_writable, new_file, new_folder
 from nelbo.errors import NelboError
@@ -115,3 +117,19 @@ def test_a_place_that_cannot_be_written_is_found_without_touching_anything(tmp_p
     with pytest.raises(NelboError, match=r"file is no folder"):
         check_writable(tmp_path / "file" / "below")
     assert tree(tmp_path) == {"file": "mine"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+    ids=["system", "safetensors", "torch"],
+)
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_full_disk_is_one_line_and_leaves_nothing(new, error, tmp_path):
+    with pytest.raises(NelboError, match=r"cannot write .*x: the disk is full"), new(tmp_path / "x"):
+        raise error
+    assert list(tmp_path.iterdir()) == []

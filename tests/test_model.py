@@ -189,8 +189,9 @@ def test_the_bound_takes_8_bit_images_of_its_shape_and_nothing_else():
         model.bound(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
     with pytest.raises(NelboError, match=r"\(3, 8, 8\).*\(1, 8, 8\)"):
         model.bound(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(NelboError, match="at least 1 step"):
-        model.bound(images(model), n_steps=0)
+    for n_steps in (0, True, 10**18):
+        with pytest.raises(NelboError, match=r"at least 1 step|is an integer"):
+            model.bound(images(model), n_steps=n_steps)
     for dtype in (torch.float32, torch.int64):
         with pytest.raises(NelboError, match="uint8"):
             model.check_images(torch.zeros(2, 3, 8, 8, dtype=dtype))

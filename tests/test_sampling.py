@@ -86,6 +86,7 @@ def test_progress_counts_network_calls(model):
     ("n_steps", "seeds", "settings", "message"),
     [
         (0, [1], {}, "at least 1 step"),
+        (10**12, [1], {}, "at most"),
         (5, [], {}, "at least one seed"),
         (5, [3, -1], {}, "none negative"),
         (5, [1], {"batch_size": 0}, "batch_size"),

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from tempfile import mkdtemp, mkstemp
 
 from nelbo.errors import NelboError
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
@@ -24,8 +27,9 @@ def new_file(path: Path) -> Iterator[Path]:
         os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        _flush(temporary)
+        with _spacious(path):
+            yield temporary
+            _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _flush(path.parent)
@@ -46,11 +50,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o666 & ~_umask())
-                _flush(file)
+        with _spacious(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o666 & ~_umask())
+                    _flush(file)
         temporary.chmod(0o777 & ~_umask())
         _replace_folder(temporary, path)
     finally:
@@ -93,6 +98,18 @@ def _writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise NelboError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+@contextmanager
+def _spacious(path: Path) -> Iterator[None]:
+    """Says in one line that the disk is full, as operating system, safetensors and PyTorch say it each in its way."""
+    try:
+        yield
+    except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        if not is_full and not any(text in str(error) for text in ("os error 28", "os error 27", "inline_container")):
+            raise
+        raise NelboError(f"cannot write {path}: the disk is full or a limit is reached; choose another place") from None
 
 
 def _flush(path: Path) -> None:

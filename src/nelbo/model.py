@@ -1,12 +1,13 @@
 """The interface that every model offers, and its one home-grown implementation.
 
-Evaluation, time schedules, sampling and the codec see a model only as a :class:`DiffusionModel`; :class:`VDM` is one,
-a pre-trained DDPM another.
+Evaluation, time schedules and sampling see a model only as a :class:`DiffusionModel`; :class:`VDM` is one, which the
+codec takes as well, a pre-trained DDPM another.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -23,6 +24,8 @@ from nelbo.noise_schedule import NoiseSchedule
 from nelbo.prediction import to_noise
 from nelbo.reverse import FIXED_KERNELS, LearnedRange, ReverseKernel
 from nelbo.view import View
+
+MAX_STEPS = 10**9  # With more, steps are so short that rounding shows in the bound.
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -257,7 +260,11 @@ def check_seed(seed: int) -> None:
 
 def check_n_steps(n_steps: int | None, gammas: Float[Tensor, " n"] | None = None) -> None:
     """Raises NelboError unless the number of steps is None or from 1 to as many as a discrete-time model has levels."""
-    if n_steps is not None and n_steps < 1:
-        raise NelboError(f"a chain has at least 1 step, got {n_steps}; leave it out for continuous time")
+    if n_steps is not None and (isinstance(n_steps, bool) or not isinstance(n_steps, Integral)):
+        raise NelboError(f"the number of steps is an integer, None for continuous time, or a schedule, got {n_steps!r}")
+    if n_steps is not None and not 1 <= n_steps <= MAX_STEPS:
+        raise NelboError(
+            f"a chain has at least 1 step and at most {MAX_STEPS}, got {n_steps}; leave it out for continuous time"
+        )
     if n_steps is not None and gammas is not None and n_steps > len(gammas):
         raise NelboError(f"the model has {len(gammas)} noise levels, so its chain has no {n_steps} steps")

@@ -39,7 +39,7 @@ def _increasing(ends: tuple[float, float]) -> tuple[float, float]:
 class Frozen(BaseModel):
     """A setting that cannot change and has no unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LinearConfig(Frozen):

@@ -45,6 +45,8 @@ def read_folder(folder: Path) -> VDM:
     Raises:
         NelboError: If the folder is damaged; the message names the file.
     """
+    if (folder / "model" / CONFIG).is_file():
+        raise NelboError(f"{folder} is a training run: its model is {folder / 'model'}")
     config = parse_model_config(read_text(folder / CONFIG), str(folder / CONFIG))
     try:
         model = VDM(config)

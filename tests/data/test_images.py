@@ -3,6 +3,7 @@
 import gzip
 import io
 import multiprocessing
+import os
 import pickle
 import struct
 import sys
@@ -482,3 +483,45 @@ def test_damaged_idx_labels_are_refused(tmp_path):
         labels.write_bytes(content)
         with pytest.raises(NelboError, match="labels-idx1-ubyte does not begin as an idx file"):
             open_images(path)
+
+
+def test_arrays_and_archives_under_each_others_names_are_refused(tmp_path):
+    array = np.zeros((2, 4, 4), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", images=array)
+    (tmp_path / "a.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "b.npz").rename(tmp_path / "archive.npy")
+    with zipfile.ZipFile(tmp_path / "pictures.npz", "w") as archive:
+        archive.writestr("x.png", b"no array")
+    for name in ("array.npz", "archive.npy", "pictures.npz"):
+        with pytest.raises(NelboError, match=name):
+            open_images(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz nhwc", "zip", "parquet of binary"])
+def test_damaged_heads_are_refused_in_one_line_or_read(kind, tmp_path):
+    path = ANY[kind](tmp_path, pixels_nhwc(3))
+    whole, rng, refusals = path.read_bytes(), np.random.default_rng(0), []
+    ends = [*range(min(128, len(whole))), *range(max(0, len(whole) - 300), len(whole))]
+    for number in range(400):
+        data = bytearray(whole)
+        for at in rng.choice(ends, 1 + number % 3):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            images = open_images(path)
+            images.read(range(len(images)))
+        except NelboError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert not any("\n" in refusal for refusal in refusals)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names there")
+def test_pipes_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(NelboError, match="holds no image files"):
+        open_images(tmp_path)
+    with pytest.raises(NelboError, match="no regular file"):
+        open_images(tmp_path / "x.npz")

@@ -1,17 +1,17 @@
 """Images held in one array: in memory, in an .npz, or memory-mapped from an .npy."""
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from nelbo.data.encoded import one_line
 from nelbo.data.interface import Images
 from nelbo.errors import NelboError
 
@@ -59,7 +59,7 @@ def open_npy(path: Path) -> Images:
     Raises:
         NelboError: It is damaged, or does not hold 8-bit images.
     """
-    return from_array(_load(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False)), str(path))
+    return from_array(_load(path, lambda: _mapped(path)), str(path))
 
 
 def open_npz(path: Path) -> Images:
@@ -77,20 +77,37 @@ def _load(path: Path, read: Callable[[], _T]) -> _T:
         return read()
     except NelboError:
         raise
-    except (ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
-        problem = f"{path} is damaged or no array file of numbers ({error})"
+    except OSError:
+        raise
+    except Exception as error:  # NumPy and zipfile meet damaged data with nearly every exception there is.
+        problem = f"{path} is damaged or no array file of numbers ({one_line(error)})"
         raise NelboError(f"{problem}: write it with numpy.save or numpy.savez") from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("an archive of arrays: name it .npz")
+    return array
 
 
 def _images_and_labels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     # Opened here, because numpy leaves a damaged file open.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+    with path.open("rb") as stream, _archive(stream) as archive:
         pixels = archive["images"] if "images" in archive else _only_images(path, archive)
         return pixels, archive.get("labels")
 
 
+def _archive(stream: BufferedReader) -> NpzFile:
+    archive = np.load(stream, allow_pickle=False)
+    if not isinstance(archive, NpzFile):
+        raise ValueError("one array: name it .npy")
+    return archive
+
+
 def _only_images(path: Path, archive: NpzFile) -> np.ndarray:
-    found = [key for key in archive.files if _is_images(archive[key])]
+    found = [key for key in archive.files if isinstance(archive[key], np.ndarray) and _is_images(archive[key])]
     if len(found) != 1:
         among = f"{len(found)} arrays of images" if found else "no array of images"
         raise NelboError(f"{path} holds {among} among {sorted(archive.files)}: save one, as 'images', {LAYOUTS}")

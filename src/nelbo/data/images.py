@@ -61,6 +61,8 @@ def _opener(path: Path) -> Callable[[Path], Images]:
         raise NelboError(f"{path} does not exist: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
     if path.is_dir():
         return _open_directory
+    if not path.is_file():
+        raise NelboError(f"{path} is no regular file: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
     if path.suffix.lower() in OPENERS:
         return OPENERS[path.suffix.lower()]
     if is_idx(path):

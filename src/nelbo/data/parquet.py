@@ -53,9 +53,9 @@ def open_parquet(path: Path) -> EncodedImages:
     except ImportError as error:
         raise NelboError(f"{path} needs the package pyarrow: run pip install nelbo[data]") from error
     try:
-        column = _image_column(path, pq.read_schema(path))
+        column = _image_column(path, pq.read_schema(path))  # A column's name may be no text: ValueError.
         encoded = _bytes_of(pq.read_table(path, columns=[column]), column)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise NelboError(f"{path} is damaged or no .parquet file ({one_line(error)}): fetch it again") from error
     if not len(encoded):
         raise NelboError(f"{path} is empty: its column {column!r} has no rows")

@@ -6,7 +6,7 @@ from io import BufferedReader
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from nelbo.data.encoded import EncodedImages, Source, open_encoded
+from nelbo.data.encoded import EncodedImages, Source, one_line, open_encoded
 from nelbo.data.header import is_image_file
 from nelbo.errors import NelboError
 
@@ -50,8 +50,8 @@ def open_zip(path: Path) -> EncodedImages:
     try:
         with ZipFile(path) as archive:
             names = sorted({name for name in archive.namelist() if is_image_file(name)})
-    except BadZipFile as error:
-        raise NelboError(f"{path} is damaged or no .zip archive ({error}): fetch or make it again") from error
+    except (BadZipFile, NotImplementedError, ValueError) as error:
+        raise NelboError(f"{path} is damaged or no .zip archive ({one_line(error)}): fetch or make it again") from error
     if not names:
         raise NelboError(f"{path} holds no image files: pass an archive of PNG, JPEG or similar files")
     return open_encoded(str(path), ZipSource(path, names))

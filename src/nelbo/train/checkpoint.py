@@ -27,7 +27,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps whose states are on disk, increasing."""
-        return sorted(int(state.parent.name) for state in self.folder.glob(f"[0-9]*/{STATE}"))
+        return sorted(int(name) for state in self.folder.glob(f"*/{STATE}") if (name := state.parent.name).isdecimal())
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a state, then removes the oldest beyond those kept, and what killed processes left half-written."""

@@ -47,7 +47,7 @@ class TrainConfig(Frozen):
     """
 
     model: ModelConfig = ModelConfig()
-    n_steps: int | None = Field(default=None, ge=1)
+    n_steps: int | None = Field(default=None, ge=1, le=10**9)
     weighting: Annotated[str, AfterValidator(_known_weighting)] = "elbo"
     gamma_sampling: Literal["schedule", "adaptive"] = "schedule"
     n_images: int = Field(ge=1)

@@ -138,7 +138,7 @@ class Trainer:
             if not math.isfinite(norm):
                 raise NelboError(
                     f"training diverged at step {self.step} (gradient norm {norm.item()}): lower learning_rate or "
-                    "clip_norm; the last checkpoint is untouched"
+                    "clip_norm and choose another --out; the last checkpoint, if there is one, is untouched"
                 )
 
     def _loss(self) -> torch.Tensor:
