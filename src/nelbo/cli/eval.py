@@ -38,7 +38,7 @@ def evaluate(
         precision: The network's arithmetic; auto is the device's fastest.
         device: Where to compute.
         limit: Only the first so many images.
-        method: bound, the variational bound; or ode, the likelihood by probability flow, at a hundred times the cost.
+        method: bound, the variational bound; or ode, the likelihood by probability flow, at a thousand times the cost.
         dequantisation: With --method ode, the noise that turns 8-bit values into numbers with a density.
         trace: With --method ode, how the flow's divergence is found: by one random probe, or one pass a dimension.
         tolerance: With --method ode, the integrator's relative and absolute tolerance.

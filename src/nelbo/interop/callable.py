@@ -41,7 +41,7 @@ def from_callable(
     clip: float | None = 1.0,
     n_classes: int = 0,
 ) -> DDPM:
-    """Returns any pre-trained DDPM as a model, which evaluation, time schedules, sampling and the codec take.
+    """Returns any pre-trained DDPM as a model, which evaluation, time schedules and sampling take.
 
     Args:
         eps: A function of (x, t), or of (x, t, labels) with classes: x are float32 latents, shape (b, c, h, w), of
