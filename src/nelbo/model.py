@@ -19,13 +19,11 @@ from nelbo.decoder import Decoder
 from nelbo.draws import evaluation_draws, to_device
 from nelbo.errors import NelboError
 from nelbo.gaussian import VP, Specification
-from nelbo.model_config import DECODERS, ModelConfig
+from nelbo.model_config import DECODERS, MAX_STEPS, ModelConfig
 from nelbo.noise_schedule import NoiseSchedule
 from nelbo.prediction import to_noise
 from nelbo.reverse import FIXED_KERNELS, LearnedRange, ReverseKernel
 from nelbo.view import View
-
-MAX_STEPS = 10**9  # With more, steps are so short that rounding shows in the bound.
 
 
 class DiffusionModel(nn.Module, ABC):

@@ -38,18 +38,21 @@ def settled(header: Header, choices: Iterable[Choice]) -> tuple[Header, Iterator
     n_header = len(pack_header(header))
     cost, left = n_header - len(pack_header(bare)), iter(choices)
     held: list[Choice] = []
-    n_best = n_plain = 0
-    pays = False
-    while not pays and n_plain < HELD_BYTES:
-        choice = next(left, None)
-        if choice is not None:
-            held.append(choice)
-            n_best, n_plain = n_best + choice.best.n_bytes, n_plain + choice.plain.n_bytes
-        copies = 2 if choice is not None else n_copies(n_header, n_best)
-        pays = any(each.best is not each.plain for each in held) and is_smaller(n_best + copies * cost, n_plain)
-        if choice is None:
+    n_best = n_plain = n_coded = 0
+
+    def pays(n_headers: int) -> bool:
+        return n_coded > 0 and is_smaller(n_best + n_headers * cost, n_plain)
+
+    for choice in left:
+        held.append(choice)
+        n_best, n_plain = n_best + choice.best.n_bytes, n_plain + choice.plain.n_bytes
+        n_coded += choice.best is not choice.plain
+        is_paid = pays(2)
+        if is_paid or n_plain >= HELD_BYTES:
             break
-    if pays:
+    else:
+        is_paid = pays(n_copies(n_header, n_best))
+    if is_paid:
         return header, (each.best for each in chain(held, left))
     return bare, (each.plain for each in chain(held, left))
 

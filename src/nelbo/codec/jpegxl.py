@@ -53,7 +53,7 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Pixels:
     except MemoryError:
         raise NelboError(f"there is no memory for an image of {shape[1]} x {shape[0]} pixels") from None
     except Exception as error:  # The decoder's own kinds of errors, and whatever damaged data leads to.
-        raise CorruptArchiveError(f"a JPEG XL image is damaged ({' '.join(str(error).split())[:80]})") from None
+        raise CorruptArchiveError(f"a JPEG XL image is damaged ({one_line(error)[:80]})") from None
     return pixels
 
 

@@ -90,7 +90,7 @@ def as_named(stored: StoredPlan, frozen: FrozenModel) -> StoredPlan:
     for budget in budgets_of(frozen):
         named = named_plan(frozen, budget)
         same_chain = (named.gammas, named.kernel, named.kappa) == (stored.gammas, stored.kernel, stored.kappa)
-        if same_chain and named.plan.pack() == stored.plan.pack():
+        if same_chain and _EMBEDDED + named.plan.pack() == stored.reference:
             return named
     return stored
 

@@ -83,12 +83,14 @@ def _has_plain_samples(image: ImageFile) -> bool:
     It drops those of unknown meaning, raw modes such as ``RGBX`` and ``RGBAX``, and divides colours by alpha, ``RGBa``.
     """
     samples = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1)
-    return samples == len(image.getbands()) and not any("a" in raw_mode for raw_mode in _raw_modes(image))
+    return samples == len(image.getbands()) and not any(
+        "a" in str(raw_mode) for raw_mode, *_ in _decoder_arguments(image)
+    )
 
 
-def _raw_modes(image: ImageFile) -> list[str]:
-    args = (args[0] if isinstance(args, tuple) else args for _decoder, _box, _offset, args in image.tile)
-    return [raw_mode for raw_mode in args if isinstance(raw_mode, str)]
+def _decoder_arguments(image: ImageFile) -> list[tuple[object, ...]]:
+    """Returns what the decoder of each part of an image is told, the raw mode first."""
+    return [args if isinstance(args, tuple) else (args,) for _decoder, _box, _offset, args in image.tile]
 
 
 def _has_8_bits(image: ImageFile) -> bool:
@@ -98,10 +100,9 @@ def _has_8_bits(image: ImageFile) -> bool:
     samples of grey files of 2 and 4 bits. What is in the file shows in the raw mode that its decoder is told:
     ``RGB;16B``, ``L;4``. Files of the PPM family give their decoder the largest sample value instead.
     """
-    if any(re.search(r";\D*\d", raw_mode) for raw_mode in _raw_modes(image)):
-        return False
-    for _decoder, _box, _offset, args in image.tile:
-        _raw_mode, *options = args if isinstance(args, tuple) else (args,)
+    for raw_mode, *options in _decoder_arguments(image):
+        if isinstance(raw_mode, str) and re.search(r";\D*\d", raw_mode):
+            return False
         if image.format == "PPM" and options and options[0] != 255:
             return False
     return True

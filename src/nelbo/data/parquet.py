@@ -56,6 +56,8 @@ def open_parquet(path: Path) -> EncodedImages:
         column = _image_column(path, pq.read_schema(path))  # A column's name may be no text: ValueError.
         encoded = _bytes_of(pq.read_table(path, columns=[column]), column)
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:  # The system's, not Arrow's: the file may be whole.
+            raise
         raise NelboError(f"{path} is damaged or no .parquet file ({one_line(error)}): fetch it again") from error
     if not len(encoded):
         raise NelboError(f"{path} is empty: its column {column!r} has no rows")

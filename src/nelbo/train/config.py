@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from nelbo.errors import NelboError
-from nelbo.model_config import Frozen, ModelConfig, first_problem
+from nelbo.model_config import MAX_STEPS, Frozen, ModelConfig, first_problem
 from nelbo.weighting import WEIGHTINGS
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -47,7 +47,7 @@ class TrainConfig(Frozen):
     """
 
     model: ModelConfig = ModelConfig()
-    n_steps: int | None = Field(default=None, ge=1, le=10**9)
+    n_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     weighting: Annotated[str, AfterValidator(_known_weighting)] = "elbo"
     gamma_sampling: Literal["schedule", "adaptive"] = "schedule"
     n_images: int = Field(ge=1)
