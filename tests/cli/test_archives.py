@@ -109,6 +109,20 @@ def test_rm_removes_what_was_compressed(folder, tmp_path):
     assert run("decompress", "a.nelbo", "-o", tmp_path / "out", "-q") == 0
 
 
+def test_rm_refuses_data_sets_which_may_hold_more(tmp_path, capsys):
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2))
+    assert compress("set.npz", "-o", "a.nelbo", "--rm") == 1
+    assert "set.npz may hold more" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["set.npz"]
+
+
+def test_an_archive_may_not_replace_an_image_of_a_folder(folder, capsys):
+    before = (folder / "grey.png").read_bytes()
+    assert compress(folder, "-o", folder / "grey.png", "-f", "--rm") == 1
+    assert "is among what is compressed" in capsys.readouterr().err
+    assert (folder / "grey.png").read_bytes() == before
+
+
 def test_rm_keeps_what_changed_meanwhile(folder, tmp_path, monkeypatch, capsys):
     write = ArchiveWriter.close
 

@@ -190,6 +190,7 @@ def test_plans_come_with_the_model(small_model, small_frozen, schedule, codec_of
     data = codec.compress(images)
     assert torch.equal(codec.decompress(data), images)
     assert len(data) < len(codec_of().compress(images))
+    assert Codec(small_model, schedule, loaded, "small").compress(images) == data  # A schedule that is one of them.
     with pytest.raises(NelboError, match="no plan of 4 steps"):
         named_plan(loaded, 4)
 
