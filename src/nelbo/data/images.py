@@ -1,84 +1,97 @@
-"""Opens a data set: one table from file name extensions to the functions that open them.
+"""What every data set is to the rest of the program: a lazily read sequence of 8-bit images of one size."""
 
-==============================  =========================================================================
-folder, ``.zip``                image files, at any depth, in the order of their paths; other and hidden
-                                files are passed over
-``.npz``                        the array ``images``, else the only array of 8-bit images; ``labels``
-``.npy``                        one array, memory-mapped
-``.parquet``                    a column of encoded images, as Hugging Face data sets store them
-idx, whatever its name, ``.gz``  the format of MNIST, with the label file beside it
-==============================  =========================================================================
+from __future__ import annotations
 
-Arrays are N H W, N H W C or N C H W with C = 1 or 3; where both of the last two fit, N H W C is meant.
-EXIF orientation is not applied.
-"""
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from collections.abc import Callable
-from pathlib import Path
-
-from nelbo.bundled import bundled_images
-from nelbo.data.arrays import open_npy, open_npz
-from nelbo.data.encoded import name_some
-from nelbo.data.folder import image_files, open_folder
-from nelbo.data.idx import is_idx, open_idx
-from nelbo.data.interface import Images
-from nelbo.data.parquet import open_parquet
-from nelbo.data.zipped import open_zip
-from nelbo.errors import NelboError
-
-OPENERS: dict[str, Callable[[Path], Images]] = {
-    ".npy": open_npy,
-    ".npz": open_npz,
-    ".parquet": open_parquet,
-    ".zip": open_zip,
-}
-"""What opens a file, by its extension. Folders and idx files are recognised by what they are."""
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer, UInt8
+from torch import Tensor
 
 
-def open_images(path: str | Path) -> Images:
-    """Opens a data set of 8-bit grey or RGB images of one size.
+@dataclass(frozen=True, eq=False)
+class Images(ABC):
+    """A sequence of 8-bit grey or RGB images of one size, read when asked for.
 
-    The header of every image file is read here, so that unsuitable ones are all reported before any work;
-    pixels are decoded by `Images.read`.
+    Safe to read from several threads, and from processes forked after it was opened.
 
-    Args:
-        path: A folder of image files, a ``.zip`` of them, an ``.npz``, ``.npy``, ``.parquet`` or idx file, or the
-            name of a bundled set, such as ``cifar10-test-256``.
-
-    Raises:
-        NelboError: There is nothing at ``path``, or it is not a data set of 8-bit grey or RGB images of one
-            size; the message names up to three of the files at fault.
+    Attributes:
+        name: Where the images come from, as the user wrote it.
+        shape: The shape (C, H, W) of every image; C is 1 (grey) or 3 (RGB).
+        labels: The class of every image, where the source has one.
     """
-    path = bundled_images().get(str(path), Path(path))
-    try:
-        return _opener(path)(path)
-    except OSError as error:
-        raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    name: str
+    shape: tuple[int, int, int]
+    labels: Int64[np.ndarray, " n"] | None = field(repr=False)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+    @abstractmethod
+    def _read(self, indices: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b c h w"]:
+        """Returns newly allocated pixels; the indices have been checked."""
+
+    def read(self, indices: Sequence[int] | Integer[np.ndarray, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Returns the images at ``indices``, in that order, as one contiguous tensor.
+
+        Args:
+            indices: Positions from 0 to ``len(self) - 1``; they may repeat.
+
+        Raises:
+            IndexError: An index is out of range. Negative indices are.
+            NelboError: An image cannot be decoded; the message names it.
+        """
+        return torch.from_numpy(np.ascontiguousarray(self._read(_checked(indices, len(self)))))
+
+    def select(self, indices: Sequence[int] | Integer[np.ndarray, " m"]) -> Images:
+        """Returns a view of the images at ``indices``, in that order: a held-out part, or a shuffle.
+
+        Args:
+            indices: Positions from 0 to ``len(self) - 1``; they may repeat.
+
+        Raises:
+            IndexError: An index is out of range.
+        """
+        chosen = _checked(indices, len(self))
+        labels = None if self.labels is None else self.labels[chosen]
+        return SubsetImages(self.name, self.shape, labels, self, chosen)
 
 
-def _opener(path: Path) -> Callable[[Path], Images]:
-    if not path.exists():
-        raise NelboError(f"{path} does not exist: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
-    if path.is_dir():
-        return _open_directory
-    if not path.is_file():
-        raise NelboError(f"{path} is no regular file: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
-    if path.suffix.lower() in OPENERS:
-        return OPENERS[path.suffix.lower()]
-    if is_idx(path):
-        return open_idx
-    raise NelboError(f"{path} is no data set: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
+@dataclass(frozen=True, eq=False)
+class SubsetImages(Images):
+    """Chosen images of another data set."""
+
+    images: Images
+    indices: Int64[np.ndarray, " n"] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def _read(self, indices: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b c h w"]:
+        return self.images.read(self.indices[indices]).numpy()
 
 
-def _open_directory(path: Path) -> Images:
-    names = image_files(path)
-    if names:
-        return open_folder(path, names)
-    instead = [str(file) for file in sorted(path.rglob("*")) if _is_data_set(file)]
-    if instead:
-        raise NelboError(f"{path} holds no image files: pass a data set in it instead: {name_some(instead)}")
-    raise NelboError(f"{path} holds no image files: pass a folder of PNG, JPEG or similar files")
+def describe(shape: tuple[int, int, int]) -> str:
+    """Returns an image's kind and size for people, width first as image tools write it.
+
+    Example:
+        >>> describe((3, 24, 32))
+        'RGB 32x24'
+    """
+    n_channels, height, width = shape
+    return f"{'RGB' if n_channels == 3 else 'grey'} {width}x{height}"
 
 
-def _is_data_set(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() in OPENERS or is_idx(path))
+def _checked(indices: Sequence[int] | Integer[np.ndarray, " b"], n_images: int) -> Int64[np.ndarray, " b"]:
+    array = np.asarray(indices)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"indices must be integers, not {array.dtype}")
+    bad = array[(array < 0) | (array >= n_images)]
+    if bad.size:
+        raise IndexError(f"index {bad[0]} is out of range for {n_images} images")
+    return array.astype(np.int64)

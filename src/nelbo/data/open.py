@@ -1,0 +1,84 @@
+"""Opens a data set: one table from file name extensions to the functions that open them.
+
+==============================  =========================================================================
+folder, ``.zip``                image files, at any depth, in the order of their paths; other and hidden
+                                files are passed over
+``.npz``                        the array ``images``, else the only array of 8-bit images; ``labels``
+``.npy``                        one array, memory-mapped
+``.parquet``                    a column of encoded images, as Hugging Face data sets store them
+idx, whatever its name, ``.gz``  the format of MNIST, with the label file beside it
+==============================  =========================================================================
+
+Arrays are N H W, N H W C or N C H W with C = 1 or 3; where both of the last two fit, N H W C is meant.
+EXIF orientation is not applied.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nelbo.bundled import bundled_images
+from nelbo.data.arrays import open_npy, open_npz
+from nelbo.data.encoded import name_some
+from nelbo.data.folder import image_files, open_folder
+from nelbo.data.idx import is_idx, open_idx
+from nelbo.data.interface import Images
+from nelbo.data.parquet import open_parquet
+from nelbo.data.zipped import open_zip
+from nelbo.errors import NelboError
+
+OPENERS: dict[str, Callable[[Path], Images]] = {
+    ".npy": open_npy,
+    ".npz": open_npz,
+    ".parquet": open_parquet,
+    ".zip": open_zip,
+}
+"""What opens a file, by its extension. Folders and idx files are recognised by what they are."""
+
+
+def open_images(path: str | Path) -> Images:
+    """Opens a data set of 8-bit grey or RGB images of one size.
+
+    The header of every image file is read here, so that unsuitable ones are all reported before any work;
+    pixels are decoded by `Images.read`.
+
+    Args:
+        path: A folder of image files, a ``.zip`` of them, an ``.npz``, ``.npy``, ``.parquet`` or idx file, or the
+            name of a bundled set, such as ``cifar10-test-256``.
+
+    Raises:
+        NelboError: There is nothing at ``path``, or it is not a data set of 8-bit grey or RGB images of one
+            size; the message names up to three of the files at fault.
+    """
+    path = bundled_images().get(str(path), Path(path))
+    try:
+        return _opener(path)(path)
+    except OSError as error:
+        raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _opener(path: Path) -> Callable[[Path], Images]:
+    if not path.exists():
+        raise NelboError(f"{path} does not exist: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
+    if path.is_dir():
+        return _open_directory
+    if not path.is_file():
+        raise NelboError(f"{path} is no regular file: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
+    if path.suffix.lower() in OPENERS:
+        return OPENERS[path.suffix.lower()]
+    if is_idx(path):
+        return open_idx
+    raise NelboError(f"{path} is no data set: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
+
+
+def _open_directory(path: Path) -> Images:
+    names = image_files(path)
+    if names:
+        return open_folder(path, names)
+    instead = [str(file) for file in sorted(path.rglob("*")) if _is_data_set(file)]
+    if instead:
+        raise NelboError(f"{path} holds no image files: pass a data set in it instead: {name_some(instead)}")
+    raise NelboError(f"{path} holds no image files: pass a folder of PNG, JPEG or similar files")
+
+
+def _is_data_set(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in OPENERS or is_idx(path))
