@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nelbo.atomic import new_file
+from nelbo.runtime.atomic import new_file
 
 
 def compare(name: str, n_images: int, paths: Mapping[str, Callable[[], object]], rounds: int, out: Path | None) -> None:

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bundled import bundled_images, bundled_models
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.exact.frozen import FrozenModel, Prediction
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.lanes import Lanes
-from nelbo.codec.plans import budgets_of, named_plan
-from nelbo.codec.rans import Message
+from nelbo.ans.lanes import Lanes
+from nelbo.ans.message import Message
+from nelbo.codec.latent_coder import ChainCoder
+from nelbo.codec.plan_store import budgets_of, named_plan
 from nelbo.codec.reading import standard_tables
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel, Prediction
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.bundled import bundled_images, bundled_models
 
 MODEL, IMAGES = "cifar10-small", "cifar10-test-256"
 GAMMA = -3.0

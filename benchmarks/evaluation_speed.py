@@ -5,7 +5,7 @@ from functools import partial
 from _paired import compare, out_option
 
 import nelbo
-from nelbo.precision import fastest_precision
+from nelbo.runtime.device import fastest_precision
 
 if __name__ == "__main__":
     out = out_option(__doc__)

@@ -25,17 +25,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from nelbo.bundled import bundled_images, bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.exact.freeze import choose_images
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import named_plan
-from nelbo.codec.records import Kind
-from nelbo.data.images import open_images
+from nelbo.codec.codec import Codec
+from nelbo.codec.plan_store import named_plan
+from nelbo.container.records import Kind
+from nelbo.container.stream import read_chain_at, read_places
+from nelbo.data.open import open_images
 from nelbo.errors import NelboError
-from nelbo.pretrained import load
+from nelbo.integer.freeze import choose_images
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.folder import load
+from nelbo.runtime.bundled import bundled_images, bundled_models
 
 LIMITS = {
     "as it is": {},

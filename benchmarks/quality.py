@@ -14,12 +14,12 @@ import torch
 from _paired import out_option
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bundled import bundled_models
 from nelbo.data import from_array
-from nelbo.model import VDM
-from nelbo.pretrained import WEIGHTS, load
-from nelbo.randomness import generator
+from nelbo.models.folder import WEIGHTS, load
+from nelbo.models.vdm import VDM
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.bundled import bundled_models
+from nelbo.runtime.randomness import generator
 from nelbo.train.config import TrainConfig
 from nelbo.train.cost import forward_flop
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import constriction
 import numpy as np
 
-from nelbo.atomic import new_file
-from nelbo.codec.codecs import CODECS, Codec
-from nelbo.codec.rans import Head, Message
-from nelbo.codec.tables import (
+from nelbo.ans.distributions import CODECS, Codec
+from nelbo.ans.message import Head, Message
+from nelbo.ans.tables import (
     build_tables,
     cumulative_integers,
     mean_integers,
     rate_integers,
     sharpness_integers,
 )
+from nelbo.runtime.atomic import new_file
 
 N_SYMBOLS = 3072 * 16
 ROUNDS = 15

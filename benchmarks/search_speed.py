@@ -11,7 +11,7 @@ import time
 import numpy as np
 from _paired import out_option
 
-from nelbo.atomic import new_file
+from nelbo.runtime.atomic import new_file
 from nelbo.time_schedule.search import Method, shortest_paths
 
 N_LEVELS = 4000

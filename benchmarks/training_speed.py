@@ -3,9 +3,9 @@
 import torch
 from _paired import compare, out_option
 
-from nelbo.data.images import open_images
+from nelbo.data.open import open_images
+from nelbo.runtime.processes import World
 from nelbo.train.config import override
-from nelbo.train.distributed import World
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nelbo.atomic import new_file
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nelbo.data.images import open_images
+from nelbo.data.open import open_images
 from nelbo.evaluation import Evaluation, evaluate
-from nelbo.model import VDM
-from nelbo.model_config import LinearConfig
-from nelbo.pretrained import load, save
+from nelbo.models.config import LinearConfig
+from nelbo.models.folder import load, save
+from nelbo.models.vdm import VDM
 
 
 def bundle(run: Path, test: Path, asset: Path, straight: bool) -> Evaluation:

@@ -23,16 +23,16 @@ import torch
 from PIL import Image
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bundled import bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import named_plan
-from nelbo.codec.records import Kind
-from nelbo.data.interface import Images
-from nelbo.time_schedule.table_file import load_table
+from nelbo.codec.codec import Codec
+from nelbo.codec.plan_store import named_plan
+from nelbo.container.records import Kind
+from nelbo.container.stream import read_chain_at, read_places
+from nelbo.data.images import Images
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.bundled import bundled_models
+from nelbo.time_schedule.error_table import load_table
 
 EFFORTS = (7, 8, 9)  # Of JPEG XL.
 PILLOW = {"png": {"optimize": True}, "webp": {"lossless": True, "quality": 100, "method": 6}}

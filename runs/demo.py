@@ -13,15 +13,15 @@ from pathlib import Path
 from codec import classical, file_of
 
 import nelbo
-from nelbo.bundled import bundled_models, bundled_tables
-from nelbo.codec.archive import Codec
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import named_plan
+from nelbo.codec.codec import Codec
+from nelbo.codec.plan_store import named_plan
+from nelbo.data.pictures import save_grid
 from nelbo.evaluation import Evaluation, evaluate, table
-from nelbo.pictures import save_grid
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.bundled import bundled_models, bundled_tables
 from nelbo.sampling import sample
-from nelbo.time_schedule.table_file import load_table
+from nelbo.time_schedule.error_table import load_table
 from nelbo.train.config import TrainConfig, override
 from nelbo.train.loop import Intervals
 from nelbo.train.presets import preset

@@ -27,8 +27,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
-from nelbo.data.images import open_images
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
+from nelbo.data.open import open_images
 
 VLB_WEIGHT = 0.001
 

@@ -15,11 +15,11 @@ from _figures import panels, save_figure
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.device import choose_device
 from nelbo.evaluation import evaluate
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import choose_device
+from nelbo.runtime.processes import World
 from nelbo.train.config import TrainConfig, override
-from nelbo.train.distributed import World
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
 from nelbo.train.run import check_images, hold_out

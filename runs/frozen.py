@@ -9,12 +9,12 @@ import argparse
 from pathlib import Path
 
 import nelbo
-from nelbo.bundled import bundled_models, bundled_tables
-from nelbo.codec.exact.freeze import choose_images, freeze
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import budgets_of, embedded_plan, with_plans
-from nelbo.time_schedule.table_file import load_table
+from nelbo.codec.plan_store import budgets_of, embedded_plan, with_plans
+from nelbo.integer.freeze import choose_images, freeze
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.bundled import bundled_models, bundled_tables
+from nelbo.time_schedule.error_table import load_table
 
 BUDGETS = (4, 8, 16, 32, 64)
 N_IMAGES = 64

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 import nelbo
-from nelbo.bound import squared_error, to_unit
-from nelbo.model import DiffusionModel
-from nelbo.randomness import normals
+from nelbo.diffusion.bound import squared_error, to_unit
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.randomness import normals
 
 N_GAMMAS, N_IMAGES, N_CELLS, FLOOR = 75, 64, 32, 0.1
 

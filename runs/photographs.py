@@ -15,23 +15,22 @@ from pathlib import Path
 import numpy as np
 from codec import jpeg_xl_bytes, pillow_bytes
 
-from nelbo.atomic import new_file
-from nelbo.bundled import bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.chains import decode_chains, encode_chains
-from nelbo.codec.choice import Choice
-from nelbo.codec.container import ArchiveWriter
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.files import open_source
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.layout import Pixels, Source, Span, jpeg_xl_chain
-from nelbo.codec.members import Entry
-from nelbo.codec.plans import named_plan
+from nelbo.codec.blocks import decode_chains, encode_chains
+from nelbo.codec.codec import Codec
+from nelbo.codec.image_files import open_source
+from nelbo.codec.latent_coder import ChainCoder
+from nelbo.codec.layout import Choice, Pixels, Source, Span, jpeg_xl_chain
+from nelbo.codec.plan_store import named_plan
 from nelbo.codec.reading import standard_tables
-from nelbo.codec.records import Chain, Header
 from nelbo.codec.tiles import cut
+from nelbo.container.entries import Entry
+from nelbo.container.records import Chain, Header
+from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.bundled import bundled_models
 
 Row = dict[str, float | str]
 

@@ -24,15 +24,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bound import bound
-from nelbo.draws import evaluation_draws
-from nelbo.model import VDM
-from nelbo.model_config import TableConfig
-from nelbo.noise_schedule import Table
-from nelbo.precision import autocast
+from nelbo.diffusion.bound import bound
+from nelbo.diffusion.draws import evaluation_draws
+from nelbo.diffusion.noise_schedule import Table
+from nelbo.models.config import TableConfig
+from nelbo.models.vdm import VDM
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import autocast
+from nelbo.runtime.processes import World
 from nelbo.train.config import TrainConfig, override
-from nelbo.train.distributed import World
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
 from nelbo.train.run import check_images, hold_out

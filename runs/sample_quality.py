@@ -19,15 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bundled import bundled_tables
-from nelbo.decoder import to_unit
-from nelbo.device import choose_device
-from nelbo.pictures import save_grid
-from nelbo.precision import autocast, fastest_precision
-from nelbo.randomness import permutation
-from nelbo.time_schedule.plain import plain_schedule
-from nelbo.time_schedule.table_file import load_table
+from nelbo.data.pictures import save_grid
+from nelbo.diffusion.decoder import to_unit
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.bundled import bundled_tables
+from nelbo.runtime.device import autocast, choose_device, fastest_precision
+from nelbo.runtime.randomness import permutation
+from nelbo.time_schedule.error_table import load_table
+from nelbo.time_schedule.schedule import plain_schedule
 
 BUDGETS = (8, 16, 32)
 N_FEATURES, BATCH = 128, 128

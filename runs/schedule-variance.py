@@ -31,16 +31,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bound import bound, squared_error
-from nelbo.decoder import to_unit
-from nelbo.draws import to_device, training_draws
-from nelbo.learned_schedule import Learned
-from nelbo.model import DiffusionModel
-from nelbo.noise_schedule import BetaLinear, Cosine, Linear, NoiseSchedule, Table
-from nelbo.precision import autocast, fastest_precision, set_precision
-from nelbo.randomness import generator, normal
-from nelbo.schedule_variance import optimal_schedule, variance
+from nelbo.diffusion.bound import bound, squared_error
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import to_device, training_draws
+from nelbo.diffusion.learned_schedule import Learned
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, NoiseSchedule, Table
+from nelbo.diffusion.schedule_variance import optimal_schedule, variance
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import autocast, fastest_precision, set_precision
+from nelbo.runtime.randomness import generator, normal
 from nelbo.train.objective import Objective
 
 BATCH = 128

@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
 from nelbo.cli.gathering import gather, loaded_table
-from nelbo.device import choose_device
 from nelbo.evaluation import evaluate
-from nelbo.time_schedule.errors import ErrorTable
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import choose_device
+from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.gather import chosen_images
 from nelbo.time_schedule.optimise import optimal_schedules
 from nelbo.time_schedule.report import report, supported_kernels

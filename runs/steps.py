@@ -17,12 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import nelbo
-from nelbo.atomic import new_file
-from nelbo.bound import bound
-from nelbo.draws import evaluation_draws, evaluation_times, to_device
+from nelbo.diffusion.bound import bound
+from nelbo.diffusion.draws import evaluation_draws, evaluation_times, to_device
 from nelbo.evaluation import standard_error
-from nelbo.model import DiffusionModel
-from nelbo.precision import autocast, fastest_precision, set_precision
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import autocast, fastest_precision, set_precision
 
 STEPS = (10, 100, 250, 500, 1000, 10_000, None)
 BATCH = 128

@@ -21,17 +21,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nelbo.atomic import new_file
-from nelbo.bound import Draws, bound
-from nelbo.decoder import to_values
-from nelbo.draws import evaluation_times
-from nelbo.learned_schedule import Learned
-from nelbo.model import DiffusionModel
-from nelbo.model_config import DECODERS
+from nelbo.diffusion.bound import Draws, bound
+from nelbo.diffusion.decoder import to_values
+from nelbo.diffusion.draws import evaluation_times
+from nelbo.diffusion.learned_schedule import Learned
+from nelbo.diffusion.noise_schedule import Linear, NoiseSchedule
+from nelbo.diffusion.reverse import FIXED_KERNELS
+from nelbo.models.config import DECODERS
+from nelbo.models.interface import DiffusionModel
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding
-from nelbo.noise_schedule import Linear, NoiseSchedule
-from nelbo.randomness import generator, normal, uniform
-from nelbo.reverse import FIXED_KERNELS
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.randomness import generator, normal, uniform
 from nelbo.sampling import sample
 from nelbo.train.objective import Objective
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 import nelbo
-from nelbo.bundled import bundled_models
-from nelbo.device import choose_device
+from nelbo.runtime.bundled import bundled_models
+from nelbo.runtime.device import choose_device
+from nelbo.time_schedule.error_table import load_table, save_table
 from nelbo.time_schedule.gather import chosen_images, error_table
-from nelbo.time_schedule.table_file import load_table, save_table
 
 N_GAMMAS, N_IMAGES = 128, 128
 BUDGETS = (4, 8, 16, 32, 64)

@@ -14,7 +14,9 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from nelbo.model import DiffusionModel
+    from nelbo.models.interface import DiffusionModel
+
+pytest_plugins = ["fixtures.archives"]
 
 torch.set_num_threads(1)
 settings.register_profile("laws", deadline=None, derandomize=True)
@@ -24,9 +26,9 @@ settings.load_profile("laws")
 @pytest.fixture(scope="session")
 def exact_model() -> "Callable[..., DiffusionModel]":
     """Makes a model of a closed-form denoiser: ``exact_model(denoiser, schedule, decoder="softmax")``."""
-    from nelbo.model import DiffusionModel
-    from nelbo.model_config import DECODERS
-    from nelbo.reverse import FIXED_KERNELS
+    from nelbo.diffusion.reverse import FIXED_KERNELS
+    from nelbo.models.config import DECODERS
+    from nelbo.models.interface import DiffusionModel
 
     class ExactModel(DiffusionModel):
         def __init__(self, denoiser, noise_schedule, decoder="softmax", reverse="posterior"):

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 import nelbo
-from nelbo.bundled import bundled_images, bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.files import open_source
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import named_plan
+from nelbo.codec.codec import Codec
+from nelbo.codec.image_files import open_source
+from nelbo.codec.plan_store import named_plan
 from nelbo.errors import NelboError
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.bundled import bundled_images, bundled_models
 
 
 @pytest.fixture

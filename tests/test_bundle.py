@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from nelbo.model import VDM
-from nelbo.model_config import LinearConfig, ModelConfig, TableConfig, UNetMultiscaleConfig
+from nelbo.models.config import LinearConfig, ModelConfig, TableConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
 
 straightened = runpy.run_path(str(Path(__file__).parents[1] / "runs" / "bundle.py"))["straightened"]
 

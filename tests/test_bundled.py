@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import nelbo
-from nelbo.bundled import bundled_images, bundled_models
 from nelbo.evaluation import evaluate
+from nelbo.runtime.bundled import bundled_images, bundled_models
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {  # The most bytes of weights, the most bits per dimension.

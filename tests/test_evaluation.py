@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.bound import bound
 from nelbo.data import from_array
-from nelbo.decoder import to_unit
-from nelbo.draws import evaluation_draws
+from nelbo.diffusion.bound import bound
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import evaluation_draws
+from nelbo.diffusion.gaussian import diffuse
+from nelbo.diffusion.noise_schedule import Linear
 from nelbo.errors import NelboError
 from nelbo.evaluation import Estimate, Evaluation, evaluate, standard_error, table
-from nelbo.gaussian import diffuse
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetConfig
-from nelbo.nets.exact import MixtureDenoiser
-from nelbo.noise_schedule import Linear
+from nelbo.models.config import ModelConfig, UNetConfig
+from nelbo.models.vdm import VDM
+from nelbo.nets.closed_form import MixtureDenoiser
 
 SHAPE = (1, 2, 2)
 

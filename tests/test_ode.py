@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from nelbo.data import from_array
-from nelbo.decoder import HALF_STEP, to_unit
-from nelbo.dequantisation import DEQUANTISATIONS
+from nelbo.diffusion.decoder import HALF_STEP, to_unit
+from nelbo.diffusion.dequantisation import DEQUANTISATIONS
+from nelbo.diffusion.gaussian import diffuse
+from nelbo.diffusion.noise_schedule import Linear
+from nelbo.diffusion.probability_flow import Tolerances, flow, log_density
 from nelbo.errors import NelboError
-from nelbo.gaussian import diffuse
-from nelbo.model import VDM
-from nelbo.model_config import LinearConfig, ModelConfig, UNetMultiscaleConfig
-from nelbo.nets.exact import GaussianDenoiser
-from nelbo.noise_schedule import Linear
+from nelbo.models.config import LinearConfig, ModelConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
+from nelbo.nets.closed_form import GaussianDenoiser
 from nelbo.ode import ode_likelihood
-from nelbo.probability_flow import Tolerances, flow, log_density
 
 SHAPE = (1, 2, 2)
 ENDS = (-9.0, 20.0)  # At the noisier one, all but the prior is gone.

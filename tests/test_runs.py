@@ -9,9 +9,9 @@ import torch
 
 from nelbo.data import from_array
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetMultiscaleConfig
-from nelbo.pretrained import load, save
+from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.folder import load, save
+from nelbo.models.vdm import VDM
 
 NET = UNetMultiscaleConfig(channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16)
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from nelbo.decoder import to_unit
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.noise_schedule import Cosine, Linear, Table
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetConfig
-from nelbo.nets.exact import GaussianDenoiser, MixtureDenoiser
-from nelbo.noise_schedule import Cosine, Linear, Table
+from nelbo.models.config import ModelConfig, UNetConfig
+from nelbo.models.vdm import VDM
+from nelbo.nets.closed_form import GaussianDenoiser, MixtureDenoiser
 from nelbo.sampling import sample
 
 SHAPE = (1, 2, 2)

@@ -4,42 +4,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nelbo.bound import Bound as Bound
-    from nelbo.codec.archive import Codec as Codec
-    from nelbo.data.images import open_images as open_images
-    from nelbo.data.interface import Images as Images
+    from nelbo.codec.codec import Codec as Codec
+    from nelbo.data.images import Images as Images
+    from nelbo.data.open import open_images as open_images
+    from nelbo.diffusion.bound import Bound as Bound
     from nelbo.errors import NelboError as NelboError
     from nelbo.evaluation import Evaluation as Evaluation
     from nelbo.evaluation import evaluate as evaluate
     from nelbo.interop.any_model import load as load
     from nelbo.interop.callable import from_callable as from_callable
-    from nelbo.model import VDM as VDM
-    from nelbo.model import DiffusionModel as DiffusionModel
-    from nelbo.model_config import ModelConfig as ModelConfig
+    from nelbo.models.config import ModelConfig as ModelConfig
+    from nelbo.models.interface import DiffusionModel as DiffusionModel
+    from nelbo.models.vdm import VDM as VDM
     from nelbo.ode import ode_likelihood as ode_likelihood
     from nelbo.sampling import sample as sample
-    from nelbo.time_schedule.errors import ErrorTable as ErrorTable
+    from nelbo.time_schedule.error_table import ErrorTable as ErrorTable
     from nelbo.time_schedule.gather import error_table as error_table
     from nelbo.time_schedule.optimise import optimal_schedules as optimal_schedules
     from nelbo.time_schedule.schedule import TimeSchedule as TimeSchedule
 
 _HOMES = {
-    "Bound": "bound",
-    "Codec": "codec.archive",
-    "DiffusionModel": "model",
-    "ErrorTable": "time_schedule.errors",
+    "Bound": "diffusion.bound",
+    "Codec": "codec.codec",
+    "DiffusionModel": "models.interface",
+    "ErrorTable": "time_schedule.error_table",
     "Evaluation": "evaluation",
-    "Images": "data.interface",
-    "ModelConfig": "model_config",
+    "Images": "data.images",
+    "ModelConfig": "models.config",
     "NelboError": "errors",
     "TimeSchedule": "time_schedule.schedule",
-    "VDM": "model",
+    "VDM": "models.vdm",
     "error_table": "time_schedule.gather",
     "evaluate": "evaluation",
     "from_callable": "interop.callable",
     "load": "interop.any_model",
     "ode_likelihood": "ode",
-    "open_images": "data.images",
+    "open_images": "data.open",
     "optimal_schedules": "time_schedule.optimise",
     "sample": "sampling",
 }

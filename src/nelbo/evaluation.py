@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo import bound
-from nelbo.atomic import new_file
-from nelbo.bound import Bound, to_bpd
 from nelbo.data.arrays import from_array
-from nelbo.data.interface import Images
-from nelbo.draws import chain_draws, evaluation_draws, evaluation_times, to_device
+from nelbo.data.images import Images
+from nelbo.diffusion import bound
+from nelbo.diffusion.bound import Bound, to_bpd
+from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_times, to_device
 from nelbo.errors import NelboError
-from nelbo.labels import labels_of
-from nelbo.model import DiffusionModel, Given, check_n_steps, check_seed
-from nelbo.precision import autocast, resolve_precision, set_precision
+from nelbo.models.interface import DiffusionModel, Given, check_n_steps, check_seed
+from nelbo.models.labels import check_fits, labels_of
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import autocast, resolve_precision, set_precision
 from nelbo.time_schedule.chain import chain_bound
 from nelbo.time_schedule.schedule import TimeSchedule
 
@@ -225,14 +225,3 @@ def _check_steps(model: DiffusionModel, n_steps: int | TimeSchedule | None) -> N
         n_steps.check_model(model)
     else:
         check_n_steps(n_steps, model.gammas)
-
-
-def check_fits(model: DiffusionModel, data: Images) -> None:
-    """Raises NelboError unless there are images, all of the model's shape."""
-    if len(data) == 0:
-        raise NelboError("there are no images to evaluate")
-    if tuple(data.shape) != tuple(model.image_shape):
-        raise NelboError(
-            f"{data.name}: images have shape {tuple(data.shape)} (channels, height, width), "
-            f"the model takes {tuple(model.image_shape)}: resize or convert them, or use another model"
-        )

@@ -11,20 +11,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.atomic import new_file
-from nelbo.bound import to_bpd
 from nelbo.data.arrays import from_array
-from nelbo.data.interface import Images
-from nelbo.decoder import to_unit
-from nelbo.dequantisation import DEQUANTISATIONS
+from nelbo.data.images import Images
+from nelbo.diffusion.bound import to_bpd
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.dequantisation import DEQUANTISATIONS
+from nelbo.diffusion.gaussian import VP, over_image
+from nelbo.diffusion.probability_flow import Tolerances, log_density
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
-from nelbo.gaussian import VP, over_image
-from nelbo.labels import labels_of
-from nelbo.model import DiffusionModel, check_seed
-from nelbo.precision import set_precision
-from nelbo.probability_flow import Tolerances, log_density
-from nelbo.randomness import generator
+from nelbo.models.interface import DiffusionModel, check_seed
+from nelbo.models.labels import labels_of
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import set_precision
+from nelbo.runtime.randomness import generator
 
 TRACES = ("hutchinson", "exact")
 
@@ -97,10 +97,10 @@ def ode_likelihood(
     Args:
         model: A model of continuous time.
         data: The images, of the model's shape: a data set, or a tensor of pixel values.
-        dequantisation: A key of :data:`nelbo.dequantisation.DEQUANTISATIONS`.
+        dequantisation: A key of :data:`nelbo.diffusion.dequantisation.DEQUANTISATIONS`.
         trace: ``hutchinson``, by one random probe, or ``exact``, by one backward pass a dimension.
         n_samples: Draws K of the noise that the importance-weighted average is over.
-        rtol: The integrator's relative tolerance, see :mod:`nelbo.probability_flow`.
+        rtol: The integrator's relative tolerance, see :mod:`nelbo.diffusion.probability_flow`.
         atol: The integrator's absolute tolerance.
         seed: The randomness.
         batch_size: Images a network call.

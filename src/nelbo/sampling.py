@@ -7,13 +7,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.labels import labels_of_samples
-from nelbo.model import DiffusionModel
-from nelbo.precision import autocast, resolve_precision, set_precision
-from nelbo.randomness import generator
+from nelbo.models.interface import DiffusionModel
+from nelbo.models.labels import labels_of_samples
+from nelbo.runtime.device import autocast, resolve_precision, set_precision
+from nelbo.runtime.randomness import generator
 from nelbo.time_schedule.chain import walk
-from nelbo.time_schedule.plain import plain_schedule
-from nelbo.time_schedule.schedule import TimeSchedule
+from nelbo.time_schedule.schedule import TimeSchedule, plain_schedule
 
 
 def sample(

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nelbo.codec.codecs import CODECS
-from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
-from nelbo.codec.rans import Head, Message, bytes_of, words_of
-from nelbo.errors import NelboError
+from nelbo.ans.distributions import CODECS
+from nelbo.ans.message import Head, Message, bytes_of, words_of
+from nelbo.errors import CorruptArchiveError, NelboError, StackEmptyError
 
 N_SYMBOLS = 50
 codecs = pytest.mark.parametrize("name", CODECS)

@@ -6,11 +6,11 @@ import torch
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module without stubs
 from torch.distributions import Normal
 
-from nelbo.codec.codecs import CODECS
-from nelbo.codec.kernels import keystream
-from nelbo.codec.rans import Head, Message
-from nelbo.codec.tables import cumulative_integers, mean_integers, rate_integers, sharpness_integers
-from nelbo.decoder import discretised_gaussian, to_unit
+from nelbo.ans.distributions import CODECS
+from nelbo.ans.loops import keystream
+from nelbo.ans.message import Head, Message
+from nelbo.ans.tables import cumulative_integers, mean_integers, rate_integers, sharpness_integers
+from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 
 MASK = 2**64 - 1
 KAPPA = 0.5

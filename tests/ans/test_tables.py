@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.tables import (
+from nelbo.ans.tables import (
     Tables,
     build_tables,
     cumulative_integers,
@@ -13,7 +12,7 @@ from nelbo.codec.tables import (
     rate_integers,
     sharpness_integers,
 )
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 
 def test_tables_hold_the_functions(tables):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from nelbo.cli.main import main
-from nelbo.codec.container import ArchiveWriter
-from nelbo.codec.files import Unpacked
-from nelbo.codec.members import Entry
+from nelbo.codec.image_files import Unpacked
+from nelbo.container.entries import Entry
+from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
 
 
@@ -273,7 +273,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, picture, monkeypatch, caps
         assert compress("x.png", "-o", "a.nelbo") == 130
         assert compress("x.png", "-o", "x.nelbo", "-f", "--rm") == 130
     with monkeypatch.context() as patch:
-        patch.setattr("nelbo.codec.files.Image.fromarray", interrupt)
+        patch.setattr("nelbo.codec.image_files.Image.fromarray", interrupt)
         assert run("decompress", "x.nelbo", "-o", ".", "-f", "-q") == 130
     assert capsys.readouterr().err == "nelbo: interrupted\n" * 3
     assert sorted(tmp_path.rglob("*")) == before

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nelbo.bundled import bundled_images, bundled_models
 from nelbo.cli.main import main
 from nelbo.data import open_images
 from nelbo.evaluation import evaluate, table
-from nelbo.model import VDM
-from nelbo.pretrained import load, save
+from nelbo.models.folder import load, save
+from nelbo.models.vdm import VDM
+from nelbo.runtime.bundled import bundled_images, bundled_models
 from nelbo.sampling import sample
 from nelbo.train.config import override
 from nelbo.train.presets import preset
@@ -352,7 +352,7 @@ def test_interrupting_exits_with_130(place, monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nelbo.data.images.open_images", interrupt)
+    monkeypatch.setattr("nelbo.data.open.open_images", interrupt)
     with pytest.raises(SystemExit) as caught:
         run("eval model --data images.npz")
     assert caught.value.code == 130

@@ -15,7 +15,7 @@ def test_a_terminated_command_leaves_nothing(name, tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from nelbo.atomic import new_file
+from nelbo.runtime.atomic import new_file
 from nelbo.cli import main as entry
 def work():
     with new_file(Path({str(tmp_path / "x")!r})):

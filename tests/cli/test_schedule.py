@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo import pretrained
 from nelbo.cli.main import main
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models import folder as model_folder
+from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
 
 NET = UNetMultiscaleConfig(channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16)
 
@@ -22,7 +22,7 @@ def save_model(folder: Path, seed: int = 0) -> Path:
     with torch.no_grad():
         for parameter in model.net.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    pretrained.save(model, folder, "# A test\n")
+    model_folder.save(model, folder, "# A test\n")
     return folder
 
 

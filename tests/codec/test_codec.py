@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from nelbo.codec import jpegxl
-from nelbo.codec.archive import Codec
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.errors import WrongModelError
+from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
-from nelbo.codec.members import Entry
-from nelbo.codec.plans import budgets_of, embedded_plan, named_plan, with_plans
+from nelbo.codec.plan_store import budgets_of, embedded_plan, named_plan, with_plans
 from nelbo.codec.reading import read_archive
-from nelbo.codec.records import Kind
 from nelbo.codec.tiles import cut, joined, pixel_shape, pixel_type
-from nelbo.errors import NelboError
+from nelbo.container.entries import Entry
+from nelbo.container.records import Kind
+from nelbo.container.stream import read_chain_at, read_places
+from nelbo.errors import NelboError, WrongModelError
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +39,7 @@ def codec_of(small_model, small_frozen, schedule):
 @pytest.fixture
 def always_bits_back(monkeypatch):
     """JPEG XL beats an untrained network; with this it counts for nothing."""
-    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
 
 
 def kinds_of(data):
@@ -169,7 +168,7 @@ def test_jpeg_xl_is_lossless_and_states_its_size(entry):
 @pytest.fixture(scope="module")
 def archive(codec_of, smooth_images):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
+        patch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
         images = smooth_images(6)
         return codec_of(n_chain=3).compress(images), images
 

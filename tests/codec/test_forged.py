@@ -11,13 +11,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 
+from nelbo.ans.message import Message
 from nelbo.codec import jpegxl
-from nelbo.codec.chains import _check_growth
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.framing import join_parts, split_parts
-from nelbo.codec.rans import Message
+from nelbo.codec.blocks import _check_growth
 from nelbo.codec.reading import read_archive
-from nelbo.codec.records import MAX_PAYLOAD_BYTES
+from nelbo.container.framing import join_parts, split_parts
+from nelbo.container.records import MAX_PAYLOAD_BYTES
+from nelbo.container.stream import read_chain_at, read_places
 from nelbo.errors import NelboError
 
 EXTREMES = {
@@ -141,7 +141,7 @@ CHILD = """
 import pickle, resource, sys
 from io import BytesIO
 from pathlib import Path
-from nelbo.codec.exact.frozen import FrozenModel
+from nelbo.integer.frozen_model import FrozenModel
 from nelbo.codec.reading import read_archive, recover_archive
 from nelbo.errors import NelboError
 cases, path, n_bytes = pickle.loads(Path(sys.argv[1]).read_bytes())

@@ -9,15 +9,15 @@ from pathlib import Path
 import imagecodecs
 import pytest
 
-from nelbo.bundled import bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
+from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
-from nelbo.codec.plans import StoredPlan, find_plan
+from nelbo.codec.plan_store import StoredPlan, find_plan
 from nelbo.codec.reading import read_archive
-from nelbo.codec.records import Kind
+from nelbo.container.records import Kind
+from nelbo.container.stream import read_chain_at, read_places
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.bundled import bundled_models
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE = json.loads((GOLDEN / "archives.json").read_text())
@@ -80,7 +80,7 @@ def test_golden_archives_are_written_again(name, decoded, frozen_of, monkeypatch
     """Seeds and some members are JPEG XL files, whose bytes another version of that library may choose otherwise."""
     if imagecodecs.jpegxl_version() != TABLE[name]["libjxl"]:
         pytest.skip(f"{name}.nelbo was written with {TABLE[name]['libjxl']}")
-    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
     data, header, images = decoded(name)
     frozen, pixels, stream = frozen_of(name), [each for _, each in images], BytesIO()
     plan = find_plan(header.plan, header.gammas, frozen)

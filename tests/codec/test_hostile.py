@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from nelbo.codec.container import read_places
+from nelbo.container.stream import read_places
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nelbo.codec.files import Unpacked, open_source
-from nelbo.codec.members import Entry
+from nelbo.codec.image_files import Unpacked, open_source
+from nelbo.container.entries import Entry
 from nelbo.errors import NelboError
 
 GREY = np.arange(35, dtype=np.uint8).reshape(5, 7)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.codec.basis import COORDINATE_LIMIT, MATRIX_BITS, FixedBasis, cosines, fixed_axes
+from nelbo.codec.integer_basis import COORDINATE_LIMIT, MATRIX_BITS, FixedBasis, cosines, fixed_axes
 from nelbo.errors import NelboError
 
 SHAPES = [(3, 32, 32), (1, 28, 28), (3, 7, 12), (1, 1, 1)]

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
-from nelbo.codec.exits import FixedExit
-from nelbo.codec.kernels_exit import log2_of, power_of
-from nelbo.codec.lanes import Lanes
-from nelbo.codec.logarithms import LOG_BITS, log_table, power_table
+from nelbo.ans.lanes import Lanes
+from nelbo.ans.message import Message
+from nelbo.codec.latent_coder import ChainCoder
+from nelbo.codec.make_plan import KERNELS, make_plan
 from nelbo.codec.plan import unpack_plan
-from nelbo.codec.planning import KERNELS, make_plan
-from nelbo.codec.rans import Message
-from nelbo.errors import NelboError
+from nelbo.codec.residual_coder import FixedExit
+from nelbo.codec.residual_loops import log2_of, power_of
+from nelbo.errors import CorruptArchiveError, NelboError, StackEmptyError
+from nelbo.runtime.decimals import LOG_BITS, log_table, power_table
 from nelbo.time_schedule.chain import chain_bound
 
 EXITS = ("decoder", "channels", "causal")

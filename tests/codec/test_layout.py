@@ -4,10 +4,10 @@ from io import BytesIO
 
 import pytest
 
-from nelbo.codec.choice import Choice, settled
-from nelbo.codec.container import ArchiveWriter
-from nelbo.codec.members import Entry
-from nelbo.codec.records import Chain, Header, Kind
+from nelbo.codec.layout import Choice, settled
+from nelbo.container.entries import Entry
+from nelbo.container.records import Chain, Header, Kind
+from nelbo.container.stream import ArchiveWriter
 
 N_CHAINS = 6
 
@@ -47,7 +47,7 @@ def test_the_smaller_archive_is_written(n_plan, n_plain, saved):
 
 
 def test_what_does_not_pay_soon_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("nelbo.codec.choice.HELD_BYTES", 1000)
+    monkeypatch.setattr("nelbo.codec.layout.HELD_BYTES", 1000)
     read = []
     choices = (read.append(i) or choice for i, choice in enumerate(choices_of(400, 40)))
     header, chains = settled(header_of(5000), choices)

@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 
-from nelbo.codec.codecs import CODECS
-from nelbo.codec.kernels import keystream
-from nelbo.codec.rans import Head, Message, bytes_of
+from nelbo.ans.distributions import CODECS
+from nelbo.ans.loops import keystream
+from nelbo.ans.message import Head, Message, bytes_of
 
 N_SYMBOLS = 64
 

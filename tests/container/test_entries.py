@@ -7,8 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.members import (
+from nelbo.container.entries import (
     MAX_IMAGES,
     MODES,
     Entry,
@@ -17,7 +16,7 @@ from nelbo.codec.members import (
     safe_member_path,
     unpack_entries,
 )
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 UNSAFE = [
     "",

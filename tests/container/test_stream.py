@@ -12,19 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nelbo.codec.container import (
-    ArchiveReader,
-    ArchiveWriter,
-    read_chain_at,
-    read_places,
-    recover_chains,
-    recover_header,
-)
-from nelbo.codec.errors import CorruptArchiveError, UnsupportedArchiveError, WrongModelError
-from nelbo.codec.framing import join_parts, split_parts
 from nelbo.codec.layout import spans_of
-from nelbo.codec.members import MAX_IMAGES, Entry
-from nelbo.codec.records import (
+from nelbo.container.entries import MAX_IMAGES, Entry
+from nelbo.container.framing import join_parts, split_parts
+from nelbo.container.records import (
     SIGNATURE,
     Chain,
     Header,
@@ -35,7 +26,15 @@ from nelbo.codec.records import (
     read_chain,
     read_header,
 )
-from nelbo.errors import NelboError
+from nelbo.container.stream import (
+    ArchiveReader,
+    ArchiveWriter,
+    read_chain_at,
+    read_places,
+    recover_chains,
+    recover_header,
+)
+from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 
 SHA = bytes(range(32))
 TILE = (3, 32, 32)
@@ -399,7 +398,7 @@ def test_chains_stay_within_their_limit():
 
 def test_a_payload_that_no_reader_takes_is_not_written(monkeypatch):
     chain = make_chain(0, 1, n_words=5)
-    monkeypatch.setattr("nelbo.codec.records.MAX_PAYLOAD_BYTES", 19)
+    monkeypatch.setattr("nelbo.container.records.MAX_PAYLOAD_BYTES", 19)
     with pytest.raises(NelboError, match="takes 20 bytes, the limit is 19"):
         pack_chain(chain)
 
@@ -442,7 +441,7 @@ def test_a_header_is_recovered_from_its_copy():
 
 
 def test_a_magic_across_windows_is_found(monkeypatch):
-    monkeypatch.setattr("nelbo.codec.container._WINDOW_BYTES", 5)
+    monkeypatch.setattr("nelbo.container.stream._WINDOW_BYTES", 5)
     assert list(recover_chains(io.BytesIO(DATA), HEADER)) == CHAINS
 
 

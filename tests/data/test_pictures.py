@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nelbo.data.pictures import grid, save_grid, save_png
 from nelbo.errors import NelboError
-from nelbo.pictures import grid, save_grid, save_png
 
 
 def images(n, channels, height=3, width=5):

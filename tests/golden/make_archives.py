@@ -17,19 +17,19 @@ import torch
 from jaxtyping import Shaped
 
 import nelbo
-from nelbo.basis import Basis
-from nelbo.bundled import bundled_images, bundled_models
-from nelbo.codec.archive import Codec
-from nelbo.codec.exact.freeze import freeze
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
+from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
-from nelbo.codec.members import Entry
-from nelbo.codec.plans import named_plan
-from nelbo.exit import NEIGHBOURS, Exit
-from nelbo.fingerprint import fingerprint
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetMultiscaleConfig
+from nelbo.codec.plan_store import named_plan
+from nelbo.container.entries import Entry
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
+from nelbo.diffusion.spectral_basis import Basis
+from nelbo.integer.freeze import freeze
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.fingerprint import fingerprint
+from nelbo.models.vdm import VDM
+from nelbo.runtime.bundled import bundled_images, bundled_models
 from nelbo.time_schedule.schedule import TimeSchedule
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
@@ -70,7 +70,7 @@ def codecs(folder: Path) -> dict[str, tuple[Codec, dict[Entry, Pixels]]]:
 def archive_of(codec: Codec, images: dict[Entry, Pixels]) -> bytes:
     """Returns an archive whose chains are bits-back where they can be, longer than JPEG XL or not."""
     stream, entries = BytesIO(), list(images)
-    with patch("nelbo.codec.choice.is_smaller", lambda chain, other: True):
+    with patch("nelbo.codec.layout.is_smaller", lambda chain, other: True):
         codec.write(stream, Source(entries, lambda i: images[entries[i]]))
     return stream.getvalue()
 

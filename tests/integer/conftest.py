@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.models.config import ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
 
 NETS = {
     "multiscale": ModelConfig(
@@ -63,7 +63,7 @@ def model(models, net_name):
 
 @pytest.fixture(scope="session")
 def frozen_models(models):
-    from nelbo.codec.exact.freeze import freeze
+    from nelbo.integer.freeze import freeze
 
     return {name: freeze(model, images_for(model), max_cost_bpd=1.0) for name, model in models.items()}
 

@@ -8,16 +8,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.codec.exact import formats
-from nelbo.codec.exact.floating import embed
-from nelbo.codec.exact.formats import EXACT_FLOAT32, EXACT_FLOAT64
-from nelbo.codec.exact.level import exact_alpha, fixed_alpha, make_level
-from nelbo.codec.exact.limbs import FLOAT32, INT16, Limbs, best_limbs, fewest_limbs, join, split
-from nelbo.codec.exact.linear import Bound, largest_sum, quantise_linear, row_norm
-from nelbo.codec.exact.tables import make_tables, silu_of
-from nelbo.codec.exact.translate import translate
+from nelbo.diffusion.gaussian import alpha
 from nelbo.errors import NelboError
-from nelbo.gaussian import alpha
+from nelbo.integer import arithmetic
+from nelbo.integer.arithmetic import (
+    EXACT_FLOAT32,
+    EXACT_FLOAT64,
+    FLOAT32,
+    INT16,
+    Limbs,
+    best_limbs,
+    fewest_limbs,
+    join,
+    make_tables,
+    silu_of,
+    split,
+)
+from nelbo.integer.float_executor import embed
+from nelbo.integer.linear import Bound, largest_sum, quantise_linear, row_norm
+from nelbo.integer.noise_level import exact_alpha, fixed_alpha, make_level
+from nelbo.integer.translate import translate
 
 splits = st.builds(Limbs, st.integers(1, 4), st.integers(2, 9))
 
@@ -115,8 +125,8 @@ def test_the_conditioning_of_any_gamma_is_near_the_float_one(frozen_models, mode
     assert len(level.conditions) == 4
     for position, condition in level.conditions.items():
         expected = tensors[f"{position}.condition.weight"] @ embedded
-        limit = frozen.header.program.embedding.condition_limits[position] / 2**formats.FEATURE_BITS
-        assert (condition / 2**formats.FEATURE_BITS - expected.clamp(-limit, limit)).abs().max() < 0.01
+        limit = frozen.header.program.embedding.condition_limits[position] / 2**arithmetic.FEATURE_BITS
+        assert (condition / 2**arithmetic.FEATURE_BITS - expected.clamp(-limit, limit)).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("gamma", [math.nan, math.inf, -1000.0])

@@ -5,14 +5,14 @@ from typing import Literal
 import pytest
 import torch
 
-from nelbo.codec.exact.floating import run_float
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.exact.level import make_level
-from nelbo.codec.exact.native import NativeExecutor
-from nelbo.codec.exact.portable import PortableExecutor
-from nelbo.codec.exact.program import Add, Attend, Concat, Conv, Embedding, Features, Norm, Program, Shuffle, Unshuffle
-from nelbo.codec.exact.quantise import Quantiser
 from nelbo.errors import NelboError
+from nelbo.integer.float_executor import run_float
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.integer.native_executor import NativeExecutor
+from nelbo.integer.noise_level import make_level
+from nelbo.integer.program import Add, Attend, Concat, Conv, Embedding, Features, Norm, Program, Shuffle, Unshuffle
+from nelbo.integer.quantise import Quantiser
+from nelbo.integer.reference_executor import PortableExecutor
 
 CPU = torch.device("cpu")
 

@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from nelbo.cli.main import main
-from nelbo.codec import frozen_files
-from nelbo.codec.exact import execution
-from nelbo.codec.exact.formats import EXECUTOR_VERSION
-from nelbo.codec.exact.freeze import choose_images, freeze, model_sha256
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.exact.native import NativeExecutor
-from nelbo.codec.exact.portable import PortableExecutor
 from nelbo.errors import NelboError
-from nelbo.pretrained import save
+from nelbo.integer import executors, frozen_files
+from nelbo.integer.arithmetic import EXECUTOR_VERSION
+from nelbo.integer.freeze import choose_images, freeze, model_sha256
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.integer.native_executor import NativeExecutor
+from nelbo.integer.reference_executor import PortableExecutor
+from nelbo.models.folder import save
 
 KEY = "nelbo.frozen"
 
@@ -130,7 +129,7 @@ def test_another_setting_is_checked_again(frozen_models, monkeypatch):
     frozen = frozen_models["patches"]
     fresh = FrozenModel(frozen.header, frozen.tensors)
     checked = []
-    monkeypatch.setattr(execution.Execution, "_agrees", lambda self, executor, answer, n: checked.append(n) or True)
+    monkeypatch.setattr(executors.Execution, "_agrees", lambda self, executor, answer, n: checked.append(n) or True)
     for n in (1, 1, 3):
         fresh.executor(n)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
@@ -179,7 +178,7 @@ def test_without_data_the_model_draws_images(models):
 
 
 def test_command_freezes_a_model(models, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("nelbo.codec.exact.freeze.MAX_COST_BPD", 1.0)
+    monkeypatch.setattr("nelbo.integer.freeze.MAX_COST_BPD", 1.0)
     save(models["patches"], tmp_path / "model", "# A model")
     main(["freeze", str(tmp_path / "model"), str(tmp_path / "out.frozen"), "--n-images", "2"])
     out = capsys.readouterr().out
@@ -223,7 +222,7 @@ def test_command_refuses_too_few_images(capsys):
 
 @pytest.mark.slow
 def test_the_bundled_model_costs_at_most_a_thousandth(tmp_path):
-    from nelbo.pretrained import load
+    from nelbo.models.folder import load
 
     model = load("cifar10-small")
     cost = freeze(model, choose_images(model, None, 16)).header.cost

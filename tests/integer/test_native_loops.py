@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.codec.exact import kernels
-from nelbo.codec.exact.formats import TABLE_BITS
-from nelbo.codec.exact.tables import EXP_LENGTH, HIGH_INDEX, LOW_INDEX, make_tables, silu_of
+from nelbo.integer import native_loops
+from nelbo.integer.arithmetic import EXP_LENGTH, HIGH_INDEX, LOW_INDEX, TABLE_BITS, make_tables, silu_of
 
 TABLES = make_tables()
 SILU = TABLES["table.silu"].numpy().astype(np.float32)
@@ -20,7 +19,7 @@ def test_silu_is_that_of_the_table_and_the_identity_above_it(values):
     y = np.array(BORDERS + values, np.float64)
     x, zero, out = np.ones((1, 2, len(y)), np.float32), np.zeros_like(y), np.zeros((2, 1, 3, 4, len(y)), np.int16)
     limits, digits = (float(LOW_INDEX), 2.0**21), (0, 2, 12)
-    kernels.norm_into(x, zero, zero, y, 1, 1.0, 2.0**20, 20, *limits, True, SILU, *digits, out, 1, 0, 1)
+    native_loops.norm_into(x, zero, zero, y, 1, 1.0, 2.0**20, 20, *limits, True, SILU, *digits, out, 1, 0, 1)
     expected = silu_of(torch.from_numpy(y), TABLES["table.silu"]).float().numpy()
     found = out[0] + 2.0**12 * out[1]
     assert (found[0, 1, 1:3] == expected).all()
@@ -35,6 +34,6 @@ def test_attention_weights_are_those_of_the_reference(seed, multiplier, shift):
     below = (logits.amax(-1, keepdim=True) - logits) * float(multiplier)
     expected = TABLES["table.exp"][(below * 0.5**shift).floor().clamp(max=EXP_LENGTH).long()].double()
     table, found = TABLES["table.exp"].double().numpy(), logits.clone()
-    kernels.fall_into(found.numpy(), float(multiplier), 0.5**shift, table, 0, 4)
+    native_loops.fall_into(found.numpy(), float(multiplier), 0.5**shift, table, 0, 4)
     assert torch.equal(found[:4], expected[:4])
     assert torch.equal(found[4:], logits[4:])

@@ -2,11 +2,11 @@
 
 import pytest
 
-from nelbo.bundled import bundled_models
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.frozen_files import FROZEN
-from nelbo.codec.plans import embedded_plan, with_plans
-from nelbo.pretrained import save
+from nelbo.codec.plan_store import embedded_plan, with_plans
+from nelbo.integer.frozen_files import FROZEN
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.folder import save
+from nelbo.runtime.bundled import bundled_models
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def small_case(portability, small_model, small_frozen, schedule_of, smooth_image
 
 @pytest.fixture
 def always_bits_back(monkeypatch):
-    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
 
 
 @pytest.mark.usefixtures("always_bits_back")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.codec.exact.floating import run_float
-from nelbo.codec.exact.freeze import choose_images, freeze
-from nelbo.codec.exact.program import Add, Conv
-from nelbo.codec.exact.rescale import rescaled
-from nelbo.codec.exact.translate import translate
+from nelbo.integer.float_executor import run_float
+from nelbo.integer.freeze import choose_images, freeze
+from nelbo.integer.program import Add, Conv
+from nelbo.integer.rescale import rescaled
+from nelbo.integer.translate import translate
 
 
 def run(program, tensors, z):

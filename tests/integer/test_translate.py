@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.codec.exact.floating import run_float
-from nelbo.codec.exact.program import Program
-from nelbo.codec.exact.translate import translate
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetMultiscaleConfig
+from nelbo.integer.float_executor import run_float
+from nelbo.integer.program import Program
+from nelbo.integer.translate import translate
+from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
 
 SMALL = ModelConfig(
     image_shape=(3, 8, 8),
@@ -65,8 +65,8 @@ def test_what_is_not_covered_is_refused_by_name(path, module, complaint):
 
 
 def test_another_network_is_refused_by_name(exact_model):
-    from nelbo.nets.exact import GaussianDenoiser
-    from nelbo.noise_schedule import Linear
+    from nelbo.diffusion.noise_schedule import Linear
+    from nelbo.nets.closed_form import GaussianDenoiser
 
     model = exact_model(GaussianDenoiser(torch.zeros(1, 2, 2), torch.ones(4)), Linear(-5.0, 5.0))
     with pytest.raises(NelboError, match="a ExactModel has no bit-exact translation"):

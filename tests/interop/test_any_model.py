@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import nelbo
-from nelbo import pretrained
-from nelbo.bundled import bundled_models
 from nelbo.errors import NelboError
-from nelbo.model import VDM
+from nelbo.models import folder as model_folder
+from nelbo.models.vdm import VDM
+from nelbo.runtime.bundled import bundled_models
 
 FOLDER = bundled_models()["cifar10-small"]
 
@@ -20,7 +20,7 @@ def test_bundled_models_and_folders_of_ours_are_read():
     assert isinstance(nelbo.load(FOLDER), VDM)
 
 
-@pytest.mark.parametrize("load", [nelbo.load, pretrained.load])
+@pytest.mark.parametrize("load", [nelbo.load, model_folder.load])
 def test_a_path_is_the_users_folder_whatever_bundled_model_has_its_name(tmp_path, monkeypatch, load):
     shutil.copytree(FOLDER, tmp_path / "mnist-tiny")
     monkeypatch.chdir(tmp_path)

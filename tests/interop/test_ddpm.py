@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nelbo
-from nelbo import gaussian
-from nelbo.bound import prior_kl
-from nelbo.decoder import discretised_gaussian, to_unit
+from nelbo.diffusion import gaussian
+from nelbo.diffusion.bound import prior_kl
+from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
 from nelbo.interop.ddpm import GAMMA_SHIFT, PIXEL_SCALE

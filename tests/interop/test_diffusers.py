@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 import nelbo
-from nelbo import gaussian
+from nelbo.diffusion import gaussian
 from nelbo.errors import NelboError
 from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
 

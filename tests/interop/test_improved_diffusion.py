@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import gaussian
 from nelbo.cli.main import main
-from nelbo.decoder import discretised_gaussian, to_unit
+from nelbo.diffusion import gaussian
+from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
 from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
@@ -132,7 +132,7 @@ def test_the_exit_and_the_prior_are_theirs(imported, case):
         std = torch.exp(nu * torch.log(beta.sqrt() / PIXEL_SCALE) + (1 - nu) * std.log())
     length = -discretised_gaussian(to_unit(images).double(), x_hat, std).clamp(min=math.log(1e-12))
     torch.testing.assert_close(length.flatten(1).mean(1) / math.log(2), vb[0].double(), rtol=5e-3, atol=0)
-    kl = nelbo.bound.prior_kl(to_unit(images), model.gammas[-1]) / (model.n_dims * math.log(2))
+    kl = nelbo.diffusion.bound.prior_kl(to_unit(images), model.gammas[-1]) / (model.n_dims * math.log(2))
     torch.testing.assert_close(kl, prior.double(), rtol=0.02, atol=1e-7)
 
 

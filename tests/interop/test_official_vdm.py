@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 import nelbo
-from nelbo.bound import Draws, bound
+from nelbo.diffusion.bound import Draws, bound
 from nelbo.errors import NelboError
 from nelbo.interop.official_vdm import import_official_vdm, read_official_vdm
-from nelbo.model_config import UNetConfig
+from nelbo.models.config import UNetConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 N_STEPS = {"official_vdm_scalar": None, "official_vdm_t100": 100}

@@ -10,7 +10,7 @@ from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 import nelbo
-from nelbo import gaussian
+from nelbo.diffusion import gaussian
 from nelbo.errors import NelboError
 from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
 from nelbo.interop.timetable_scheduler import timetable_scheduler

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.bound import (
+from nelbo.diffusion.bound import (
     Bound,
     Draws,
     bound,
@@ -17,10 +17,10 @@ from nelbo.bound import (
     squared_error,
     to_bpd,
 )
-from nelbo.decoder import to_unit
-from nelbo.gaussian import alpha, diffuse, sigma
-from nelbo.nets.exact import GaussianDenoiser, MixtureDenoiser
-from nelbo.noise_schedule import Cosine, Linear, MonotoneNetwork, Table
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.gaussian import alpha, diffuse, sigma
+from nelbo.diffusion.noise_schedule import Cosine, Linear, MonotoneNetwork, Table
+from nelbo.nets.closed_form import GaussianDenoiser, MixtureDenoiser
 
 SHAPE = (1, 2, 2)
 SCHEDULES = {

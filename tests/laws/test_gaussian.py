@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.gaussian import alpha, denoised, diffuse, noise_of, posterior, sigma, transition
+from nelbo.diffusion.gaussian import alpha, denoised, diffuse, noise_of, posterior, sigma, transition
 
 ZERO, ONE = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nelbo.diffusion.learned_schedule import Learned
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 from nelbo.errors import NelboError
-from nelbo.learned_schedule import Learned
-from nelbo.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 
 
 def uneven_table(gamma_0: float, gamma_1: float) -> Table:

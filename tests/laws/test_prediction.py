@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.bound import squared_error
-from nelbo.gaussian import alpha, diffuse, sigma
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetConfig
-from nelbo.noise_schedule import Linear
-from nelbo.prediction import PREDICTIONS, of_noise, to_noise
+from nelbo.diffusion.bound import squared_error
+from nelbo.diffusion.gaussian import alpha, diffuse, sigma
+from nelbo.diffusion.noise_schedule import Linear
+from nelbo.diffusion.prediction import PREDICTIONS, of_noise, to_noise
+from nelbo.models.config import ModelConfig, UNetConfig
+from nelbo.models.vdm import VDM
 
 SHAPE = (3, 2, 2)
 gammas = st.lists(st.floats(-13.3, 5.0), min_size=1, max_size=4)

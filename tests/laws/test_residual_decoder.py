@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from nelbo import exit_fit
-from nelbo.decoder import discretised_gaussian, to_unit
-from nelbo.exit import NEIGHBOURS, Exit, situations
-from nelbo.exit_fit import fit_exit
+from nelbo.diffusion import residual_decoder
+from nelbo.diffusion.decoder import discretised_gaussian, to_unit
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit, fit_exit, situations
 
 KINDS = list(NEIGHBOURS)
 every = pytest.mark.parametrize("kind", KINDS)
@@ -122,9 +121,9 @@ class Elsewhere(torch.Tensor):
 
 @every
 def test_an_exit_lives_on_the_cpu_wherever_it_was_fitted(kind, monkeypatch):
-    there, fit = fit_exit(kind, *pictures(4)), exit_fit._fit_channel
+    there, fit = fit_exit(kind, *pictures(4)), residual_decoder._fit_channel
     monkeypatch.setattr(
-        exit_fit, "_fit_channel", lambda *arguments: [part.as_subclass(Elsewhere) for part in fit(*arguments)]
+        residual_decoder, "_fit_channel", lambda *arguments: [part.as_subclass(Elsewhere) for part in fit(*arguments)]
     )
     exit = fit_exit(kind, *pictures(4))
     assert type(exit.weights) is type(exit.scales) is torch.Tensor

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from nelbo.basis import Basis, plain_basis, principal_axes
-from nelbo.gaussian import alpha, denoised, diffuse, over_image, posterior, sigma, transition
-from nelbo.reverse import FIXED_KERNELS, KERNELS, Analytic, Spectral
+from nelbo.diffusion.gaussian import alpha, denoised, diffuse, over_image, posterior, sigma, transition
+from nelbo.diffusion.reverse import FIXED_KERNELS, KERNELS, Analytic, Spectral
+from nelbo.diffusion.spectral_basis import Basis, plain_basis, principal_axes
 
 SHAPE = (3, 4, 2)
 

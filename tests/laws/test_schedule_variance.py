@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from nelbo.diffusion.learned_schedule import Learned
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear
+from nelbo.diffusion.schedule_variance import optimal_schedule, variance
 from nelbo.errors import NelboError
-from nelbo.learned_schedule import Learned
-from nelbo.nets.exact import GaussianDenoiser
-from nelbo.noise_schedule import BetaLinear, Cosine, Linear
-from nelbo.schedule_variance import optimal_schedule, variance
+from nelbo.nets.closed_form import GaussianDenoiser
 
 ENDS = (-6.0, 5.0)
 GAMMAS = torch.linspace(*ENDS, 801, dtype=torch.float64)

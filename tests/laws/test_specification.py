@@ -8,13 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.bound import bound, continuous_diffusion, squared_error
-from nelbo.bundled import bundled_images, bundled_models
 from nelbo.data import open_images
-from nelbo.decoder import to_unit
-from nelbo.draws import evaluation_draws
-from nelbo.evaluation import standard_error
-from nelbo.gaussian import (
+from nelbo.diffusion.bound import bound, continuous_diffusion, squared_error
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import evaluation_draws
+from nelbo.diffusion.gaussian import (
     SPECIFICATIONS,
     VP,
     alpha,
@@ -26,10 +24,12 @@ from nelbo.gaussian import (
     sigma,
     transition,
 )
-from nelbo.nets.exact import GaussianDenoiser, MixtureDenoiser
-from nelbo.noise_schedule import Cosine, Linear, Table
-from nelbo.pretrained import load
-from nelbo.respecified import Respecified
+from nelbo.diffusion.noise_schedule import Cosine, Linear, Table
+from nelbo.evaluation import standard_error
+from nelbo.models.folder import load
+from nelbo.models.respecified import Respecified
+from nelbo.nets.closed_form import GaussianDenoiser, MixtureDenoiser
+from nelbo.runtime.bundled import bundled_images, bundled_models
 
 SHAPE = (1, 2, 2)
 every = pytest.mark.parametrize("spec", SPECIFICATIONS.values(), ids=SPECIFICATIONS.keys())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nelbo.basis import MAX_BLOCK, Basis, block_side, dct_matrix, plain_basis, principal_axes
+from nelbo.diffusion.spectral_basis import MAX_BLOCK, Basis, block_side, dct_matrix, plain_basis, principal_axes
 
 SHAPES = [(1, 1, 1), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 48), (3, 37, 5)]
 

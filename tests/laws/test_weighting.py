@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.bound import continuous_diffusion
-from nelbo.nets.exact import GaussianDenoiser
-from nelbo.noise_schedule import Cosine, Linear
-from nelbo.weighting import WEIGHTINGS, weighted_integrand
+from nelbo.diffusion.bound import continuous_diffusion
+from nelbo.diffusion.noise_schedule import Cosine, Linear
+from nelbo.diffusion.weighting import WEIGHTINGS, weighted_integrand
+from nelbo.nets.closed_form import GaussianDenoiser
 
 GAMMAS = torch.linspace(-14, 8, 2001, dtype=torch.float64)
 SHAPE = (1, 2, 2)

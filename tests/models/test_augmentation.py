@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from nelbo.augmentation import AUGMENTATIONS, augmented, misfit
 from nelbo.errors import NelboError
-from nelbo.model_config import ModelConfig
+from nelbo.models.augmentation import AUGMENTATIONS, augmented, misfit
+from nelbo.models.config import ModelConfig
 from nelbo.train.batches import draw_codes
 from nelbo.train.config import override
 from nelbo.train.presets import preset

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import nelbo
-from nelbo.bundled import bundled_models
 from nelbo.errors import NelboError
-from nelbo.fingerprint import fingerprint
 from nelbo.interop.improved_diffusion import ImprovedDiffusionConfig
+from nelbo.models.fingerprint import fingerprint
+from nelbo.runtime.bundled import bundled_models
+from nelbo.time_schedule.error_table import load_table
 from nelbo.time_schedule.gather import error_table
-from nelbo.time_schedule.table_file import load_table
 
 SHAPE = (3, 4, 4)
 BETAS = [0.0004, 0.01, 0.05, 0.2, 0.4]

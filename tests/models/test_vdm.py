@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import (
+from nelbo.models.config import (
     CosineConfig,
     LinearConfig,
     ModelConfig,
@@ -19,7 +18,8 @@ from nelbo.model_config import (
     UNetMultiscaleConfig,
     parse_model_config,
 )
-from nelbo.pretrained import load, save
+from nelbo.models.folder import load, save
+from nelbo.models.vdm import VDM
 
 SMALL_UNET = UNetConfig(n_channels=32, n_blocks=1)
 SMALL_MULTISCALE = UNetMultiscaleConfig(

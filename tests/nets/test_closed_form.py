@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.bound import Draws, bound, continuous_diffusion
-from nelbo.decoder import to_unit
-from nelbo.draws import evaluation_draws
-from nelbo.gaussian import alpha, diffuse, sigma
-from nelbo.nets.exact import GaussianDenoiser, MixtureDenoiser
-from nelbo.noise_schedule import Cosine, Linear, Table
+from nelbo.diffusion.bound import Draws, bound, continuous_diffusion
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import evaluation_draws
+from nelbo.diffusion.gaussian import alpha, diffuse, sigma
+from nelbo.diffusion.noise_schedule import Cosine, Linear, Table
+from nelbo.nets.closed_form import GaussianDenoiser, MixtureDenoiser
 
 SHAPE = (1, 2, 2)
 

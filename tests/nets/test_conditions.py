@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from nelbo.augmentation import AUGMENTATIONS
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.models.augmentation import AUGMENTATIONS
+from nelbo.models.config import ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.models.vdm import VDM
 
 NETS = {
     "unet": UNetConfig(n_channels=64, n_blocks=1, dropout=0.0),

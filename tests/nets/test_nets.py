@@ -9,7 +9,7 @@ from nelbo.errors import NelboError
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding
 from nelbo.nets.unet import UNet
 from nelbo.nets.unet_multiscale import UNetMultiscale, _grown
-from nelbo.precision import autocast, set_precision
+from nelbo.runtime.device import autocast, set_precision
 from nelbo.train.cost import n_parameters
 from nelbo.train.presets import PRESETS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from nelbo.atomic import check_writable, new_file, new_folder
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import check_writable, new_file, new_folder
 
 
 def write_file(path: Path, text: str, fail: bool = False) -> None:

@@ -5,9 +5,9 @@ from hashlib import sha256
 
 import pytest
 
-from nelbo.codec.basis import cosines
-from nelbo.codec.exact.level import exact_alpha, fixed_alpha
-from nelbo.codec.logarithms import log_table, power_table
+from nelbo.codec.integer_basis import cosines
+from nelbo.integer.noise_level import exact_alpha, fixed_alpha
+from nelbo.runtime.decimals import log_table, power_table
 
 
 @pytest.fixture(params=["as it is", "strange"])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from nelbo.device import choose_device
 from nelbo.errors import NelboError
-from nelbo.train.distributed import join_world
+from nelbo.runtime.device import choose_device
+from nelbo.runtime.processes import join_world
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from nelbo.interrupts import uninterrupted
+from nelbo.runtime.atomic import uninterrupted
 
 
 def work(log):

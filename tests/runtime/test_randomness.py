@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.draws import evaluation_draws, evaluation_times, training_draws
-from nelbo.randomness import generator, normal, normals, permutation, uniform
+from nelbo.diffusion.draws import evaluation_draws, evaluation_times, training_draws
+from nelbo.runtime.randomness import generator, normal, normals, permutation, uniform
 
 integers = st.integers(0, 2**40)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nelbo import threads
-from nelbo.threads import share
+from nelbo.runtime import threads
+from nelbo.runtime.threads import share
 
 
 @pytest.fixture(params=["openmp", "pool"])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from nelbo.decoder import to_unit
-from nelbo.model import DiffusionModel
-from nelbo.model_config import DECODERS
-from nelbo.nets.exact import MixtureDenoiser
-from nelbo.noise_schedule import Linear, Table
-from nelbo.reverse import FIXED_KERNELS
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.noise_schedule import Linear, Table
+from nelbo.diffusion.reverse import FIXED_KERNELS
+from nelbo.models.config import DECODERS
+from nelbo.models.interface import DiffusionModel
+from nelbo.nets.closed_form import MixtureDenoiser
 
 SHAPE = (3, 4, 4)
 

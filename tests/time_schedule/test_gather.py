@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from nelbo.data import from_array
+from nelbo.diffusion.residual_decoder import Exit
 from nelbo.errors import NelboError
-from nelbo.exit import Exit
 from nelbo.time_schedule import gather as gathering
-from nelbo.time_schedule.errors import ErrorTable
+from nelbo.time_schedule.error_table import ErrorTable, load_table, save_table
 from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table, images_digest
-from nelbo.time_schedule.table_file import load_table, save_table
 
 KINDS = [(None, "posterior"), (12, "learned-range"), (12, "forward")]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[1])

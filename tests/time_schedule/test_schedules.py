@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.decoder import to_unit
-from nelbo.draws import chain_draws
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import chain_draws
+from nelbo.diffusion.gaussian import diffuse
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.evaluation import evaluate
-from nelbo.gaussian import diffuse
-from nelbo.reverse import KERNELS
 from nelbo.sampling import sample
 from nelbo.time_schedule.baselines import BASELINES
 from nelbo.time_schedule.chain import chain_bound
 from nelbo.time_schedule.costs import costs
 from nelbo.time_schedule.gather import error_table
 from nelbo.time_schedule.optimise import optimal_schedules, path_bpd, schedule_of
-from nelbo.time_schedule.plain import plain_schedule
-from nelbo.time_schedule.schedule import TimeSchedule
+from nelbo.time_schedule.schedule import TimeSchedule, plain_schedule
 
 N_LEVELS, N_IMAGES = 12, 5
 MODELS = {"vdm": (None, "posterior"), "ddpm": (N_LEVELS, "learned-range")}

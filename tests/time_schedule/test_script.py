@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import nelbo
-from nelbo.bundled import bundled_tables
 from nelbo.errors import NelboError
+from nelbo.runtime.bundled import bundled_tables
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def table_of(script, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("fastest", ["float32", "bfloat16"])
 def test_a_bundled_table_serves_whatever_precision_is_fastest_here(table_of, fastest, monkeypatch):
-    monkeypatch.setattr("nelbo.precision.fastest_precision", lambda device: fastest)
+    monkeypatch.setattr("nelbo.runtime.device.fastest_precision", lambda device: fastest)
     table = table_of("mnist-tiny", "--table", bundled_tables()["mnist-tiny"])
     assert table.subject.precision == "bfloat16"
     assert set(table.n_images.tolist()) == {128}

@@ -10,8 +10,8 @@ import torch
 
 from nelbo.cli.main import main
 from nelbo.data import from_array
+from nelbo.runtime.processes import World
 from nelbo.train.config import override
-from nelbo.train.distributed import World
 from nelbo.train.presets import preset
 
 TINY = (

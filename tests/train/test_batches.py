@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nelbo.data import from_array
-from nelbo.draws import training_draws
+from nelbo.diffusion.draws import training_draws
 from nelbo.train.batches import read_batch, stream_indices
 
 sizes = st.integers(1, 40)

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.augmentation import augmented
-from nelbo.bound import diffusion, to_bpd
 from nelbo.cli.main import main
 from nelbo.data import from_array
-from nelbo.draws import training_draws
+from nelbo.diffusion.bound import diffusion, to_bpd
+from nelbo.diffusion.draws import training_draws
 from nelbo.errors import NelboError
-from nelbo.model import VDM
+from nelbo.models.augmentation import augmented
+from nelbo.models.vdm import VDM
+from nelbo.runtime.processes import World
 from nelbo.sampling import sample
 from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.config import differences
-from nelbo.train.distributed import World
 from nelbo.train.loop import Intervals, Trainer
 from nelbo.train.run import Run, claim_folder
 

@@ -10,7 +10,7 @@ import pytest
 from nelbo.cli.main import main
 from nelbo.data import from_array
 from nelbo.errors import NelboError
-from nelbo.model_config import ModelConfig
+from nelbo.models.config import ModelConfig
 from nelbo.train.config import TrainConfig, differences, override
 from nelbo.train.loop import Intervals, Trainer, learning_rate
 from nelbo.train.presets import PRESETS, preset

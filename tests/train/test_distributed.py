@@ -13,8 +13,8 @@ import torch
 
 from nelbo.cli.main import main
 from nelbo.errors import NelboError
+from nelbo.runtime.processes import World, join_world
 from nelbo.train.checkpoint import Checkpoints
-from nelbo.train.distributed import World, join_world
 from nelbo.train.loop import Trainer
 
 CPU = torch.device("cpu")

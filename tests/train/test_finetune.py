@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from nelbo.bundled import bundled_models
 from nelbo.cli.main import main
-from nelbo.model import VDM
-from nelbo.model_config import LearnedConfig, LinearConfig
-from nelbo.pretrained import load, save
+from nelbo.models.config import LearnedConfig, LinearConfig
+from nelbo.models.folder import load, save
+from nelbo.models.vdm import VDM
+from nelbo.runtime.bundled import bundled_models
 from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.finetune import digest, finetuning, take_over
 from nelbo.train.loop import Trainer

@@ -9,17 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.bound import continuous_diffusion, to_bpd
-from nelbo.decoder import to_unit
-from nelbo.draws import training_draws
+from nelbo.diffusion.bound import continuous_diffusion, to_bpd
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import training_draws
+from nelbo.diffusion.weighting import WEIGHTINGS
 from nelbo.errors import NelboError
-from nelbo.model import VDM
+from nelbo.models.vdm import VDM
 from nelbo.train.config import override
 from nelbo.train.importance import EVEN_SHARE, GammaImportance
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
 from nelbo.train.weighted import WeightedObjective
-from nelbo.weighting import WEIGHTINGS
 
 FIXED = "model.noise_schedule.learned=false"
 ADAPTIVE = (FIXED, "gamma_sampling=adaptive")

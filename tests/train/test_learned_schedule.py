@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.bound import bound, diffusion_at, to_bpd
-from nelbo.draws import training_draws
-from nelbo.learned_schedule import Learned, fork, join
-from nelbo.model import VDM, DiffusionModel
-from nelbo.model_config import DECODERS
-from nelbo.reverse import FIXED_KERNELS
+from nelbo.diffusion.bound import bound, diffusion_at, to_bpd
+from nelbo.diffusion.draws import training_draws
+from nelbo.diffusion.learned_schedule import Learned, fork, join
+from nelbo.diffusion.reverse import FIXED_KERNELS
+from nelbo.models.config import DECODERS
+from nelbo.models.interface import DiffusionModel
+from nelbo.models.vdm import VDM
 from nelbo.train.loop import Trainer
 from nelbo.train.objective import Objective
 
@@ -203,7 +204,7 @@ def test_the_gradients_of_the_bound_and_of_the_square_are_clipped_apart(learning
 # Compiles the objective where no shapes are checked, and writes both gradients.
 COMPILED = """
 import torch
-from nelbo.model import VDM
+from nelbo.models.vdm import VDM
 from nelbo.train.config import TrainConfig
 from nelbo.train.objective import Objective
 torch.manual_seed(0)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nelbo.bound import squared_error
 from nelbo.data import from_array
-from nelbo.decoder import to_unit
-from nelbo.nets.exact import MixtureDenoiser
-from nelbo.noise_schedule import Linear
-from nelbo.randomness import normals
+from nelbo.diffusion.bound import squared_error
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.noise_schedule import Linear
+from nelbo.nets.closed_form import MixtureDenoiser
+from nelbo.runtime.randomness import normals
 
 script = runpy.run_path(str(Path(__file__).parents[2] / "runs" / "noise_levels.py"))
 even_shares, mean_squared_errors = script["even_shares"], script["mean_squared_errors"]

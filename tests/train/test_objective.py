@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from nelbo.bound import bound, to_bpd
-from nelbo.draws import training_draws
-from nelbo.model import VDM
+from nelbo.diffusion.bound import bound, to_bpd
+from nelbo.diffusion.draws import training_draws
+from nelbo.models.vdm import VDM
 from nelbo.train.objective import Objective
 
 N = 6

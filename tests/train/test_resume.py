@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from nelbo.cli.main import main
+from nelbo.runtime.processes import World
 from nelbo.train.checkpoint import Checkpoints
-from nelbo.train.distributed import World
 from nelbo.train.loop import Intervals, Trainer, train
 
 # Kills its own process at the n-th operation on a file of the run, counted by Python's audit events.

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, Integer, UInt32
 
-from nelbo.codec import kernels, kernels_gaussian, kernels_softmax
-from nelbo.codec.rans import Head, Message, check_status
-from nelbo.codec.tables import PROBABILITY_BITS, Tables
+from nelbo.ans import loops, loops_gaussian, loops_softmax
+from nelbo.ans.message import Head, Message, check_status
+from nelbo.ans.tables import PROBABILITY_BITS, Tables
 from nelbo.errors import NelboError
 
 
@@ -39,11 +39,11 @@ class Codec(NamedTuple):
 
 def uniform(n_bits: Integer[np.ndarray, " n"]) -> Codec:
     """Symbol i has ``n_bits[i]`` bits, all values equally likely; at most 24 bits."""
-    return _codec(kernels.push_uniform, kernels.pop_uniform, len(n_bits), (_int64(n_bits),))
+    return _codec(loops.push_uniform, loops.pop_uniform, len(n_bits), (_int64(n_bits),))
 
 
 def categorical(cumulative: UInt32[np.ndarray, "k m"], rows: Integer[np.ndarray, " n"]) -> Codec:
-    """Symbol i follows row ``rows[i]`` of cumulative frequencies, see :func:`~nelbo.codec.tables.cumulative_integers`.
+    """Symbol i follows row ``rows[i]`` of cumulative frequencies, see :func:`~nelbo.ans.tables.cumulative_integers`.
 
     Raises:
         NelboError: If a row does not increase strictly from 0 to 2^24.
@@ -54,7 +54,7 @@ def categorical(cumulative: UInt32[np.ndarray, "k m"], rows: Integer[np.ndarray,
     if cumulative.shape[1] < 3:
         raise NelboError("a table of a single symbol codes nothing: leave the symbol out")
     parameters = (np.ascontiguousarray(cumulative), _int64(rows))
-    return _codec(kernels.push_categorical, kernels.pop_categorical, len(rows), parameters)
+    return _codec(loops.push_categorical, loops.pop_categorical, len(rows), parameters)
 
 
 def gaussian(
@@ -70,7 +70,7 @@ def gaussian(
     """
     parameters = (_int64(mean), _int64(rate), tables.cdf, int(has_escape))
     hints = (tables.quantiles,)
-    return _codec(kernels_gaussian.push_gaussian, kernels_gaussian.pop_gaussian, len(mean), parameters, hints)
+    return _codec(loops_gaussian.push_gaussian, loops_gaussian.pop_gaussian, len(mean), parameters, hints)
 
 
 def grey_gaussian(tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer[np.ndarray, " n"]) -> Codec:
@@ -83,7 +83,7 @@ def grey_gaussian(tables: Tables, mean: Integer[np.ndarray, " n"], rate: Integer
     """
     parameters = (_int64(mean), _int64(rate), tables.cdf)
     hints = (tables.quantiles,)
-    return _codec(kernels_gaussian.push_grey_gaussian, kernels_gaussian.pop_grey_gaussian, len(mean), parameters, hints)
+    return _codec(loops_gaussian.push_grey_gaussian, loops_gaussian.pop_grey_gaussian, len(mean), parameters, hints)
 
 
 def grey_softmax(tables: Tables, mean: Integer[np.ndarray, " n"], sharpness: Integer[np.ndarray, " n"]) -> Codec:
@@ -95,7 +95,7 @@ def grey_softmax(tables: Tables, mean: Integer[np.ndarray, " n"], sharpness: Int
         sharpness: :math:`2^{32} / (2 \tau^2)`, with :math:`\tau` in grey levels.
     """
     parameters = (_int64(mean), _int64(sharpness), tables.exp)
-    return _codec(kernels_softmax.push_grey_softmax, kernels_softmax.pop_grey_softmax, len(mean), parameters)
+    return _codec(loops_softmax.push_grey_softmax, loops_softmax.pop_grey_softmax, len(mean), parameters)
 
 
 CODECS: Mapping[str, Callable[..., Codec]] = {
@@ -114,12 +114,12 @@ def _codec(
     parameters: tuple[np.ndarray | int, ...],
     hints: tuple[np.ndarray, ...] = (),
 ) -> Codec:
-    """Makes a codec of two kernels and their parameters; ``hints`` only speed up the pop."""
+    """Makes a codec of two loops and their parameters; ``hints`` only speed up the pop."""
 
     def push(message: Message, head: Head, symbols: Integer[np.ndarray, " n"]) -> None:
         if len(symbols) != n_symbols:
             raise NelboError(f"{len(symbols)} symbols for a codec of {n_symbols}")
-        buffer = message.buffer(kernels.MAX_WORDS_PER_SYMBOL * n_symbols)
+        buffer = message.buffer(loops.MAX_WORDS_PER_SYMBOL * n_symbols)
         check_status(push_kernel(message.state, buffer, int(head), _int64(symbols), *parameters))
 
     def pop(message: Message, head: Head) -> Int64[np.ndarray, " n"]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from nelbo.codec.codecs import Codec
-from nelbo.codec.rans import Head, Message
+from nelbo.ans.distributions import Codec
+from nelbo.ans.message import Head, Message
 from nelbo.errors import NelboError
 
 Coding = Callable[[int], Codec]

@@ -14,8 +14,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from nelbo.codec.tables import PROBABILITY_BITS
-from nelbo.compiled import compiled
+from nelbo.ans.tables import PROBABILITY_BITS
+from nelbo.runtime.loops import compiled
 
 OK, EMPTY, OUTSIDE = 0, 1, 2
 COUNTER, N_WORDS = 2, 3  # Places in the state, after the two heads.

@@ -5,8 +5,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from nelbo.codec.kernels import COUNTER, EMPTY, N_WORDS, OUTSIDE, TOTAL, peek, put, store, take
-from nelbo.codec.tables import (
+from nelbo.ans.loops import COUNTER, EMPTY, N_WORDS, OUTSIDE, TOTAL, peek, put, store, take
+from nelbo.ans.tables import (
     CDF_GRID_BITS,
     MASS_BITS,
     MAX_GREY_MEAN,
@@ -19,7 +19,7 @@ from nelbo.codec.tables import (
     RATE_BITS,
     REACH,
 )
-from nelbo.compiled import compiled
+from nelbo.runtime.loops import compiled
 
 _QUANTILE_SHIFT = PROBABILITY_BITS - QUANTILE_BITS
 _HALF = 1 << MEAN_BITS - 1

@@ -5,8 +5,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from nelbo.codec.kernels import COUNTER, EMPTY, N_WORDS, OUTSIDE, TOTAL, peek, put, store, take
-from nelbo.codec.tables import (
+from nelbo.ans.loops import COUNTER, EMPTY, N_WORDS, OUTSIDE, TOTAL, peek, put, store, take
+from nelbo.ans.tables import (
     DECAY,
     EXP_GRID_BITS,
     MAX_GREY_MEAN,
@@ -17,7 +17,7 @@ from nelbo.codec.tables import (
     PROBABILITY_BITS,
     SHARPNESS_BITS,
 )
-from nelbo.compiled import compiled
+from nelbo.runtime.loops import compiled
 
 _HALF = 1 << MEAN_BITS - 1
 _EXPONENT_BITS = 22  # Fractional bits of the exponent, enough for the table and no more than an int64 holds.

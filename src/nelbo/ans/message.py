@@ -30,9 +30,8 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import UInt32, UInt64
 
-from nelbo.codec import kernels
-from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
-from nelbo.errors import NelboError
+from nelbo.ans import loops
+from nelbo.errors import CorruptArchiveError, NelboError, StackEmptyError
 
 LOWEST_HEAD = 1 << 32
 
@@ -87,7 +86,7 @@ class Message:
     @property
     def n_words(self) -> int:
         """The number of words on the stack."""
-        return int(self.state[kernels.N_WORDS])
+        return int(self.state[loops.N_WORDS])
 
     @property
     def head_q(self) -> int:
@@ -102,7 +101,7 @@ class Message:
     @property
     def counter(self) -> int:
         """How many words head Q has popped more than pushed, modulo 2^64."""
-        return int(self.state[kernels.COUNTER])
+        return int(self.state[loops.COUNTER])
 
     @property
     def n_bits(self) -> float:
@@ -149,11 +148,11 @@ def check_status(status: int) -> None:
         StackEmptyError: If the stack ran out of words.
         NelboError: If a symbol, a mean or a scale is none that the codec can code.
     """
-    if status == kernels.EMPTY:
+    if status == loops.EMPTY:
         raise StackEmptyError("the stack ran out of words: the encoder needs a longer seed, a decoder another file")
-    if status == kernels.OUTSIDE:
+    if status == loops.OUTSIDE:
         raise NelboError("a symbol or the parameters of its distribution are outside what the codec can code")
 
 
 def _key(i: int) -> int:
-    return int(kernels.keystream(np.uint64(i)))
+    return int(loops.keystream(np.uint64(i)))

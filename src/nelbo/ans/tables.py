@@ -20,8 +20,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped, UInt32
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 PROBABILITY_BITS = 24
 MASS_BITS = 30  # Of the tables' values.

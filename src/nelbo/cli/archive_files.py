@@ -12,12 +12,12 @@ from nelbo.errors import NelboError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from nelbo.codec.exact.frozen import FrozenModel
+    from nelbo.integer.frozen_model import FrozenModel
 
 
 def check_free(path: Path, force: bool) -> None:
     """Raises NelboError if a file is there that may not be overwritten."""
-    from nelbo.atomic import check_writable
+    from nelbo.runtime.atomic import check_writable
 
     if str(path) == "-":
         return
@@ -29,7 +29,7 @@ def check_free(path: Path, force: bool) -> None:
 @contextmanager
 def output_stream(path: Path) -> Iterator[IO[bytes]]:
     """Yields where an archive is written: a file that appears when it is whole, or standard output."""
-    from nelbo.atomic import new_file
+    from nelbo.runtime.atomic import new_file
 
     if str(path) == "-":
         yield sys.stdout.buffer
@@ -57,10 +57,10 @@ def input_stream(path: Path, seekable: bool = False) -> Iterator[IO[bytes]]:
 
 def named_model(model: str | None) -> "FrozenModel | None":
     """Returns the frozen model that ``--model`` names: a frozen model's file, a bundled model or a model folder."""
-    from nelbo.bundled import bundled_models
-    from nelbo.codec.exact.frozen import FrozenModel
-    from nelbo.codec.frozen_files import FROZEN, frozen_of
+    from nelbo.integer.frozen_files import FROZEN, frozen_of
+    from nelbo.integer.frozen_model import FrozenModel
     from nelbo.interop.any_model import load
+    from nelbo.runtime.bundled import bundled_models
 
     if model is None:
         return None

@@ -12,9 +12,9 @@ import tyro
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.codec.archive import Codec
-    from nelbo.codec.choice import Choice
-    from nelbo.codec.files import FileSource
+    from nelbo.codec.codec import Codec
+    from nelbo.codec.image_files import FileSource
+    from nelbo.codec.layout import Choice
     from nelbo.time_schedule.schedule import TimeSchedule
 
 Flag = Annotated[bool, tyro.conf.arg(aliases=["-f"])]
@@ -55,8 +55,8 @@ def compress(
         quiet: No progress, no summary.
     """
     from nelbo.cli.archive_files import check_free
-    from nelbo.cli.sharing import n_processes
-    from nelbo.codec.files import open_source
+    from nelbo.codec.image_files import open_source
+    from nelbo.runtime.agreement import n_processes
 
     def open_images() -> "FileSource":
         check_free(out, force)
@@ -93,8 +93,8 @@ def _together(
     write: Callable[["Codec", "FileSource", "Iterable[Sequence[Choice]]"], None],
 ) -> None:
     """Compresses in the processes of ``torchrun``: each codes every so many chains, the first one writes."""
-    from nelbo.cli.sharing import agree, in_turn, one_of_many, same
-    from nelbo.codec.records import pack_header
+    from nelbo.container.records import pack_header
+    from nelbo.runtime.agreement import agree, in_turn, one_of_many, same
 
     with one_of_many() as world:
         source = agree(world, open_images)
@@ -116,7 +116,7 @@ def _write(
     codec: "Codec", source: "FileSource", groups: "Iterable[Sequence[Choice]] | None", out: Path, quiet: bool
 ) -> None:
     from nelbo.cli.archive_files import meter, output_stream
-    from nelbo.codec.frozen_files import kept_file
+    from nelbo.integer.frozen_files import kept_file
 
     with output_stream(out) as stream, meter(quiet, len(source.entries)) as bar:
         if groups is None:
@@ -133,12 +133,12 @@ def _write(
 
 
 def _codec(model: str, frozen: Path | None, steps: str, chain: int, lanes: int, verify: bool) -> "Codec":
-    from nelbo.bundled import bundled_models
-    from nelbo.codec.archive import Codec
-    from nelbo.codec.exact.frozen import FrozenModel
-    from nelbo.codec.frozen_files import FROZEN, frozen_of
-    from nelbo.codec.plans import budgets_of, named_plan
+    from nelbo.codec.codec import Codec
+    from nelbo.codec.plan_store import budgets_of, named_plan
+    from nelbo.integer.frozen_files import FROZEN, frozen_of
+    from nelbo.integer.frozen_model import FrozenModel
     from nelbo.interop.any_model import load
+    from nelbo.runtime.bundled import bundled_models
     from nelbo.time_schedule.schedule import TimeSchedule
 
     bundled = bundled_models().get(model, Path(model)) / FROZEN
@@ -154,9 +154,9 @@ def _codec(model: str, frozen: Path | None, steps: str, chain: int, lanes: int, 
 
 def _schedule(model: str, steps: str) -> "TimeSchedule":
     """Returns the best schedule of a budget, from the error table that comes with the model."""
-    from nelbo.bundled import bundled_tables
+    from nelbo.runtime.bundled import bundled_tables
+    from nelbo.time_schedule.error_table import load_table
     from nelbo.time_schedule.optimise import optimal_schedules
-    from nelbo.time_schedule.table_file import load_table
 
     path = bundled_tables().get(model, Path(model) / "errors.safetensors")
     if not path.is_file():

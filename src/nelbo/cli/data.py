@@ -17,9 +17,9 @@ def data(name: Annotated[Literal["cifar10", "mnist"], tyro.conf.Positional], out
         out: The folder to write to, made if there is none.
     """
     from nelbo.data.cifar10 import download_cifar10
-    from nelbo.data.images import open_images
-    from nelbo.data.interface import describe
+    from nelbo.data.images import describe
     from nelbo.data.mnist import download_mnist
+    from nelbo.data.open import open_images
 
     if sys.stderr.isatty():
         print(f"Fetching {name} ...", file=sys.stderr)

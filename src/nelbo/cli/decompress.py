@@ -26,7 +26,7 @@ def decompress(
         quiet: No progress.
     """
     from nelbo.cli.archive_files import input_stream, meter, named_model
-    from nelbo.codec.files import Unpacked
+    from nelbo.codec.image_files import Unpacked
     from nelbo.codec.reading import read_archive
 
     with input_stream(archive) as stream, meter(quiet) as bar:
@@ -46,7 +46,7 @@ def list_images(archive: Archive) -> None:
         archive: The archive, - for standard input.
     """
     from nelbo.cli.archive_files import input_stream
-    from nelbo.codec.container import read_places
+    from nelbo.container.stream import read_places
 
     with input_stream(archive, seekable=True) as stream:
         header, places = read_places(stream)
@@ -94,7 +94,7 @@ def recover(
         quiet: No progress.
     """
     from nelbo.cli.archive_files import input_stream, meter, named_model
-    from nelbo.codec.files import Unpacked
+    from nelbo.codec.image_files import Unpacked
     from nelbo.codec.reading import recover_archive
 
     n_found, problems = 0, []

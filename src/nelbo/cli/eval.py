@@ -51,14 +51,14 @@ def evaluate(
     if method == "ode" and (parsed is not None or precision == "bfloat16"):
         raise NelboError("--method ode follows continuous time in float32: leave out --steps and --precision")
 
-    from nelbo.atomic import check_writable
     from nelbo.cli.arguments import open_steps, progress_bar
-    from nelbo.data.images import open_images
-    from nelbo.device import choose_device
+    from nelbo.data.open import open_images
     from nelbo.evaluation import evaluate as measure
     from nelbo.evaluation import table
     from nelbo.interop.any_model import load
     from nelbo.ode import ode_likelihood
+    from nelbo.runtime.atomic import check_writable
+    from nelbo.runtime.device import choose_device
 
     n_steps = open_steps(parsed)
     loaded = load(model, choose_device(device))

@@ -38,10 +38,10 @@ def freeze(
 
     from nelbo.cli.archive_files import check_free
     from nelbo.cli.arguments import progress_bar
-    from nelbo.codec.exact.freeze import N_GAMMAS, choose_images
-    from nelbo.codec.exact.freeze import freeze as run
-    from nelbo.device import choose_device
-    from nelbo.pretrained import load
+    from nelbo.integer.freeze import N_GAMMAS, choose_images
+    from nelbo.integer.freeze import freeze as run
+    from nelbo.models.folder import load
+    from nelbo.runtime.device import choose_device
 
     check_free(out, force)
     loaded = load(model, choose_device(device))

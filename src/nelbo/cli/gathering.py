@@ -8,8 +8,8 @@ from nelbo.cli.arguments import progress_bar
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.model import DiffusionModel
-    from nelbo.time_schedule.errors import ErrorTable
+    from nelbo.models.interface import DiffusionModel
+    from nelbo.time_schedule.error_table import ErrorTable
     from nelbo.time_schedule.gather import Progress
 
 SECONDS_BETWEEN_SAVES = 60
@@ -26,9 +26,9 @@ def gather(
     precision: str,
 ) -> "ErrorTable":
     """Returns the error table of a model on randomly chosen images, kept at ``path`` while it grows."""
-    from nelbo.data.images import open_images
+    from nelbo.data.open import open_images
+    from nelbo.time_schedule.error_table import load_table, save_table
     from nelbo.time_schedule.gather import chosen_images, error_table
-    from nelbo.time_schedule.table_file import load_table, save_table
 
     chosen = chosen_images(open_images(data), n_images, seed)
     start = load_table(path) if path.exists() else None
@@ -63,8 +63,8 @@ def loaded_table(model: "DiffusionModel", path: Path | None, name: str) -> "Erro
     Raises:
         NelboError: If there is none, or it is another model's.
     """
-    from nelbo.fingerprint import fingerprint
-    from nelbo.time_schedule.table_file import load_table
+    from nelbo.models.fingerprint import fingerprint
+    from nelbo.time_schedule.error_table import load_table
 
     if path is None:
         raise NelboError(f"no error table comes with {name!r}: give images to measure it on with --data")

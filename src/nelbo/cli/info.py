@@ -11,7 +11,7 @@ def info(model: Annotated[str | None, tyro.conf.Positional] = None) -> None:
     Args:
         model: A bundled model's name, a model folder or one of diffusers, or an id on the hub.
     """
-    from nelbo.bundled import bundled_images, bundled_models
+    from nelbo.runtime.bundled import bundled_images, bundled_models
 
     if model is None:
         print(f"models  {', '.join(bundled_models())}\nimages  {', '.join(bundled_images())}")
@@ -19,7 +19,7 @@ def info(model: Annotated[str | None, tyro.conf.Positional] = None) -> None:
 
     from nelbo.interop.any_model import load
     from nelbo.interop.ddpm import DDPM
-    from nelbo.model import VDM
+    from nelbo.models.vdm import VDM
 
     loaded = load(model)
     schedule = loaded.noise_schedule

@@ -38,11 +38,11 @@ def sample(
     if parsed is None:
         raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
 
-    from nelbo.atomic import check_writable
     from nelbo.cli.arguments import open_steps, progress_bar
-    from nelbo.device import choose_device
+    from nelbo.data.pictures import save_grid, save_png
     from nelbo.interop.any_model import load
-    from nelbo.pictures import save_grid, save_png
+    from nelbo.runtime.atomic import check_writable
+    from nelbo.runtime.device import choose_device
     from nelbo.sampling import sample as draw
 
     n_steps = open_steps(parsed)

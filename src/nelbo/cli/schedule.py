@@ -54,13 +54,13 @@ def schedule(
     if data is not None and table is not None:
         raise NelboError("give --data or --table, not both: a table stands for images it was measured on")
 
-    from nelbo.atomic import check_writable
-    from nelbo.bundled import bundled_tables
     from nelbo.cli.gathering import gather, loaded_table
-    from nelbo.device import choose_device
     from nelbo.interop.any_model import load
     from nelbo.interop.ddpm import DDPM
     from nelbo.interop.export import save_timesteps
+    from nelbo.runtime.atomic import check_writable
+    from nelbo.runtime.bundled import bundled_tables
+    from nelbo.runtime.device import choose_device
     from nelbo.time_schedule.optimise import optimal_schedules
     from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
 

@@ -11,7 +11,7 @@ from nelbo.cli.arguments import parse_steps
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.model import VDM
+    from nelbo.models.vdm import VDM
     from nelbo.train.config import TrainConfig
 
 
@@ -69,7 +69,7 @@ def train(
     if data is None or out is None:
         raise NelboError("training needs --data IMAGES and --out RUN (or --dry-run to see what it would cost)")
 
-    from nelbo.data.images import open_images
+    from nelbo.data.open import open_images
     from nelbo.train.loop import Intervals
     from nelbo.train.run import Run, hold_out
 

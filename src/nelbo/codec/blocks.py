@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
+from nelbo.ans.lanes import Lanes
+from nelbo.ans.message import Message, bytes_of, words_of
 from nelbo.codec import jpegxl
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.errors import CorruptArchiveError, StackEmptyError
-from nelbo.codec.framing import join_parts, split_parts
-from nelbo.codec.lanes import Lanes
-from nelbo.codec.progress import Advance, ignore
-from nelbo.codec.rans import Message, bytes_of, words_of
-from nelbo.codec.records import Chain, Kind
+from nelbo.codec.latent_coder import ChainCoder
+from nelbo.container.framing import join_parts, split_parts
+from nelbo.container.records import Chain, Kind
+from nelbo.errors import CorruptArchiveError, StackEmptyError
+from nelbo.runtime.progress import Advance, ignore
 
 Tiles = UInt8[np.ndarray, "_ _ _ _"]
 Tile = UInt8[np.ndarray, "_ _ _"]

@@ -15,24 +15,23 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.chains import decode_chains, encode_chains
-from nelbo.codec.choice import Choice, settled
-from nelbo.codec.container import ArchiveWriter
-from nelbo.codec.exact.formats import EXECUTOR_VERSION
-from nelbo.codec.exact.freeze import model_sha256
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.framing import Readable, Writable
-from nelbo.codec.frozen_files import frozen_of
-from nelbo.codec.layout import Source, Span, grouped, jpeg_xl_chain, spans_of
-from nelbo.codec.members import Entry
-from nelbo.codec.plans import StoredPlan, as_named, embedded_plan
-from nelbo.codec.progress import Advance, Portion, ignore
+from nelbo.codec.blocks import decode_chains, encode_chains
+from nelbo.codec.latent_coder import ChainCoder
+from nelbo.codec.layout import Choice, Source, Span, grouped, jpeg_xl_chain, settled, spans_of
+from nelbo.codec.plan_store import StoredPlan, as_named, embedded_plan
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
-from nelbo.codec.records import Header
 from nelbo.codec.tiles import MODES_OF_MODELS, cut
+from nelbo.container.entries import Entry
+from nelbo.container.framing import Readable, Writable
+from nelbo.container.records import Header
+from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
-from nelbo.model import DiffusionModel
+from nelbo.integer.arithmetic import EXECUTOR_VERSION
+from nelbo.integer.freeze import model_sha256
+from nelbo.integer.frozen_files import frozen_of
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.progress import Advance, Portion, ignore
 from nelbo.time_schedule.schedule import TimeSchedule
 
 CHAIN_IMAGES = 256

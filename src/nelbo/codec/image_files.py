@@ -12,16 +12,16 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from nelbo.atomic import new_file
 from nelbo.codec.layout import Pixels, Source
-from nelbo.codec.members import MODES, Entry, check_entries, safe_member_path
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape
+from nelbo.container.entries import MODES, Entry, check_entries, safe_member_path
 from nelbo.data.encoded import one_line
 from nelbo.data.folder import image_files
 from nelbo.data.header import check_samples, is_image_file, open_image
-from nelbo.data.images import open_images
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
+from nelbo.data.open import open_images
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import new_file
 
 KEPT = (".png", ".bmp", ".tif", ".tiff")  # Lossless formats, which members are written in again; others become PNG.
 _DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")

@@ -6,7 +6,7 @@ The chain's latents live on a lattice in this basis, the network in pixels. Both
           x_{r i j} = \sum_{a k l} U_{a r} D_{k i} D_{l j}\, c_{a k l}, \qquad
           D_{k i} = \sqrt{\tfrac{2 - [k = 0]}{n}} \cos \tfrac{\pi (2 i + 1) k}{2 n},
 
-(block by block, as :class:`nelbo.basis.Basis` has it) take integers to integers in the same unit, by matrices of
+(block by block, as in :mod:`nelbo.diffusion.spectral_basis`) take integers to integers in the same unit, by matrices of
 integers in units of 2^-26 and one rounding for each axis. They are functions that every machine agrees on, and each
 other's inverse but for rounding. The cosines come from the decimal module, not from libm; sums are of integers below
 2^53 in float64, and exact in any order.
@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.codec.decimals import exact_decimals
 from nelbo.errors import NelboError
+from nelbo.runtime.decimals import exact_decimals
 
 MATRIX_BITS = 26
 COORDINATE_LIMIT = 2**31  # Values, also between axes, are clamped here: 2048 at 2^-20.

@@ -9,9 +9,8 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Shaped
 
-from nelbo.codec.errors import CorruptArchiveError
 from nelbo.data.encoded import one_line
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 _SIGNATURE = b"\xff\x0a"
 _CONTAINER = bytes.fromhex("0000000c4a584c200d0a870a")  # The first box of a container, which 16-bit images need.

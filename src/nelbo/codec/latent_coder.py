@@ -14,7 +14,7 @@ for i = 0, ..., m - 1:                       - pop  :math:`z_i \sim p(z_i | z_{i
 push :math:`z_m \sim p(z_m)`                 push :math:`z_0 \sim q(z_0 | x)`
 ===========================================  ===========================================
 
-Pops of q and pushes of p go through the two heads of a message (:mod:`nelbo.codec.rans`). Between two symbols there
+Pops of q and pushes of p go through the two heads of a message (:mod:`nelbo.ans.message`). Between two symbols there
 are integers only: the plan's, the frozen network's, the fixed basis'.
 
 References:
@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from nelbo.codec.basis import FixedBasis
-from nelbo.codec.codecs import gaussian
-from nelbo.codec.exact.formats import LATENT_BITS, RESULT_BITS
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.exits import FixedExit
-from nelbo.codec.lanes import Coding, Lanes
-from nelbo.codec.logarithms import GRID_BITS, POWER_BITS, power_table
+from nelbo.ans.distributions import gaussian
+from nelbo.ans.lanes import Coding, Lanes
+from nelbo.ans.message import Head
+from nelbo.ans.tables import MEAN_BITS, MIN_RATE, Tables
+from nelbo.codec.integer_basis import FixedBasis
 from nelbo.codec.plan import COEFFICIENT_BITS, RATIO_BITS, STEP_BITS, Plan
-from nelbo.codec.rans import Head
-from nelbo.codec.tables import MEAN_BITS, MIN_RATE, Tables
+from nelbo.codec.residual_coder import FixedExit
+from nelbo.integer.arithmetic import LATENT_BITS, RESULT_BITS
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.decimals import GRID_BITS, POWER_BITS, power_table
 
 _MAX_POINT = 1 << 22  # Lattice points count as no further out than this in what depends on them.
 _MEAN_SHIFT = COEFFICIENT_BITS - MEAN_BITS

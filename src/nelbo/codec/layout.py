@@ -2,20 +2,20 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Shaped
 
 from nelbo.codec import jpegxl
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.framing import join_parts, split_parts
-from nelbo.codec.members import Entry
-from nelbo.codec.records import MAX_PAYLOAD_BYTES, Chain, Header, Kind
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape, pixel_type
-from nelbo.errors import NelboError
+from nelbo.container.entries import Entry
+from nelbo.container.framing import join_parts, split_parts
+from nelbo.container.records import MAX_PAYLOAD_BYTES, Chain, Header, Kind, pack_header
+from nelbo.container.stream import n_copies
+from nelbo.errors import CorruptArchiveError, NelboError
 
 MAX_PIXEL_BYTES = 4  # Of the modes that an archive holds.
 
@@ -116,3 +116,58 @@ def _hash(images: Sequence[Pixels]) -> bytes:
 
 def _suits(entry: Entry, header: Header) -> bool:
     return entry.mode == MODES_OF_MODELS.get(header.tile_shape[0]) and bool(header.gammas)
+
+
+HELD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chain, and the same tiles as JPEG XL, which it may be.
+
+    Attributes:
+        best: The smaller one.
+        plain: JPEG XL.
+    """
+
+    best: Chain
+    plain: Chain
+
+    @staticmethod
+    def of(coded: Chain | None, plain: Chain) -> "Choice":
+        """Returns the choice between a chain that is bits-back, if there is one, and JPEG XL."""
+        return Choice(plain if coded is None or not is_smaller(coded.n_bytes, plain.n_bytes) else coded, plain)
+
+
+def settled(header: Header, choices: Iterable[Choice]) -> tuple[Header, Iterator[Chain]]:
+    """Returns header and chains of the smaller archive: with a schedule and the best chains, or all JPEG XL without.
+
+    The first chains are held back until they save more than the schedule takes, which then is certain for the whole;
+    where 64 MB of them do not, the rest is not waited for.
+    """
+    bare = replace(header, kernel="", gammas=(), plan=b"")
+    n_header = len(pack_header(header))
+    cost, left = n_header - len(pack_header(bare)), iter(choices)
+    held: list[Choice] = []
+    n_best = n_plain = n_coded = 0
+
+    def pays(n_headers: int) -> bool:
+        return n_coded > 0 and is_smaller(n_best + n_headers * cost, n_plain)
+
+    for choice in left:
+        held.append(choice)
+        n_best, n_plain = n_best + choice.best.n_bytes, n_plain + choice.plain.n_bytes
+        n_coded += choice.best is not choice.plain
+        is_paid = pays(2)
+        if is_paid or n_plain >= HELD_BYTES:
+            break
+    else:
+        is_paid = pays(n_copies(n_header, n_best))
+    if is_paid:
+        return header, (each.best for each in chain(held, left))
+    return bare, (each.plain for each in chain(held, left))
+
+
+def is_smaller(n_bytes: int, other: int) -> bool:
+    """Returns whether so many bytes are fewer than others."""
+    return n_bytes < other

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from nelbo.codec.basis import fixed_axes
-from nelbo.codec.exact.formats import RESULT_BITS
-from nelbo.codec.kernels_exit import PREDICTION_BITS, WEIGHT_BITS
-from nelbo.codec.logarithms import LOG_BITS
+from nelbo.ans.tables import rate_integers, sharpness_integers
+from nelbo.codec.integer_basis import fixed_axes
 from nelbo.codec.plan import COEFFICIENT_BITS, GAUSSIAN, NETWORK, NO_NETWORK, RATIO_BITS, SOFTMAX, STEP_BITS, Plan
-from nelbo.codec.tables import rate_integers, sharpness_integers
-from nelbo.decoder import DiscretisedGaussian, Softmax
+from nelbo.codec.residual_loops import PREDICTION_BITS, WEIGHT_BITS
+from nelbo.diffusion.decoder import DiscretisedGaussian, Softmax
+from nelbo.diffusion.gaussian import alpha, sigma
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
+from nelbo.diffusion.reverse import Analytic, Posterior, Spectral
 from nelbo.errors import NelboError
-from nelbo.exit import NEIGHBOURS, Exit
-from nelbo.gaussian import alpha, sigma
-from nelbo.model import DiffusionModel
-from nelbo.reverse import Analytic, Posterior, Spectral
+from nelbo.integer.arithmetic import RESULT_BITS
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.decimals import LOG_BITS
 from nelbo.time_schedule.schedule import TimeSchedule
 
 KERNELS = (Posterior.name, Analytic.name, Spectral.name)

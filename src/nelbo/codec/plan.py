@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.framing import join_parts, split_parts
+from nelbo.container.framing import join_parts, split_parts
+from nelbo.errors import CorruptArchiveError
 
 STEP_BITS = 40  # Of a lattice step.
 COEFFICIENT_BITS = 32  # Of coefficients, lattice steps for lattice steps.

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.exact.frozen import FrozenModel
+from nelbo.codec.make_plan import KAPPA, make_plan
 from nelbo.codec.plan import Plan, unpack_plan
-from nelbo.codec.planning import KAPPA, make_plan
-from nelbo.errors import NelboError
-from nelbo.model import DiffusionModel
+from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.interface import DiffusionModel
 from nelbo.time_schedule.schedule import TimeSchedule
 
 _EMBEDDED, _NAMED = b"\0", b"\1"

@@ -6,22 +6,21 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from nelbo.codec.bitsback import ChainCoder
-from nelbo.codec.chains import decode_chains
-from nelbo.codec.container import ArchiveReader, recover_chains, recover_header
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.exact.formats import EXECUTOR_VERSION
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.framing import Readable, Seekable
-from nelbo.codec.frozen_files import frozen_for
+from nelbo.ans.tables import Tables, build_tables
+from nelbo.codec.blocks import decode_chains
+from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import Pixels, grouped, jpeg_xl_images
-from nelbo.codec.members import Entry
-from nelbo.codec.plans import find_plan
-from nelbo.codec.progress import Advance, Portion, ignore
-from nelbo.codec.records import Chain, Header, Kind, check_model
-from nelbo.codec.tables import Tables, build_tables
+from nelbo.codec.plan_store import find_plan
 from nelbo.codec.tiles import joined
-from nelbo.errors import NelboError
+from nelbo.container.entries import Entry
+from nelbo.container.framing import Readable, Seekable
+from nelbo.container.records import Chain, Header, Kind, check_model
+from nelbo.container.stream import ArchiveReader, recover_chains, recover_header
+from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.integer.arithmetic import EXECUTOR_VERSION
+from nelbo.integer.frozen_files import frozen_for
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.runtime.progress import Advance, Portion, ignore
 
 TABLES_SHA256 = "12dce892bab45b11d1ccd650c64b7ce298bed155784d7283fd1f12674f2bca68"
 N_LANES = 16

@@ -1,20 +1,21 @@
 """The exit in exact arithmetic: push and pop an image given the latent's pixels or the network's prediction of it.
 
-Images are coded pixel by pixel, channels innermost. ``nelbo.exit`` and ``nelbo.decoder`` have the formulas.
+Images are coded pixel by pixel, channels innermost. The formulas are in
+:mod:`nelbo.diffusion.residual_decoder` and :mod:`nelbo.diffusion.decoder`.
 """
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from nelbo.codec import kernels_exit
-from nelbo.codec.codecs import Codec, grey_gaussian, grey_softmax
-from nelbo.codec.exact.formats import RESULT_BITS
-from nelbo.codec.kernels_exit import MAX_PREDICTION, PREDICTION_BITS
-from nelbo.codec.lanes import Lanes
-from nelbo.codec.logarithms import log_table, power_table
+from nelbo.ans.distributions import Codec, grey_gaussian, grey_softmax
+from nelbo.ans.lanes import Lanes
+from nelbo.ans.message import Head, Message, check_status
+from nelbo.ans.tables import MAX_GREY_MEAN, MEAN_BITS, Tables
+from nelbo.codec import residual_loops
 from nelbo.codec.plan import NETWORK, SOFTMAX, Plan
-from nelbo.codec.rans import Head, Message, check_status
-from nelbo.codec.tables import MAX_GREY_MEAN, MEAN_BITS, Tables
+from nelbo.codec.residual_loops import MAX_PREDICTION, PREDICTION_BITS
+from nelbo.integer.arithmetic import RESULT_BITS
+from nelbo.runtime.decimals import log_table, power_table
 
 _GREY_BITS = 7  # A unit of x is 128 grey levels.
 _X_SHIFT = RESULT_BITS - _GREY_BITS - PREDICTION_BITS
@@ -68,13 +69,13 @@ class FixedExit:
     def _known_codec(self, x_hat: Int64[np.ndarray, "h w c"], image: UInt8[np.ndarray, "h w c"]) -> Codec:
         """Returns the codec of an image that is known, whose means and rates are all at hand."""
         mean, rate = np.empty(image.size, np.int64), np.empty(image.size, np.int64)
-        kernels_exit.exit_parameters(image, _predictions(x_hat), *self._parameters, mean, rate)
+        residual_loops.exit_parameters(image, _predictions(x_hat), *self._parameters, mean, rate)
         return grey_gaussian(self._tables, mean, rate)
 
     def _pop(self, message: Message, x_hat: Int64[np.ndarray, "h w c"], image: UInt8[np.ndarray, "h w c"]) -> None:
         tables = self._tables.cdf, self._tables.quantiles
         arguments = (int(Head.P), image, _predictions(x_hat), *self._parameters, *tables)
-        check_status(kernels_exit.pop_exit(message.state, message.buffer(0), *arguments))
+        check_status(residual_loops.pop_exit(message.state, message.buffer(0), *arguments))
 
 
 def _predictions(x_hat: Int64[np.ndarray, "h w c"]) -> Int64[np.ndarray, "h w c"]:

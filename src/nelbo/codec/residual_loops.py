@@ -9,11 +9,11 @@ from typing import no_type_check
 
 import numpy as np
 
-from nelbo.codec.kernels import OK
-from nelbo.codec.kernels_gaussian import pop_grey_gaussian
-from nelbo.codec.logarithms import GRID_BITS, LOG_BITS, POWER_BITS
-from nelbo.codec.tables import MAX_GREY_MEAN, MEAN_BITS, RATE_BITS
-from nelbo.compiled import compiled
+from nelbo.ans.loops import OK
+from nelbo.ans.loops_gaussian import pop_grey_gaussian
+from nelbo.ans.tables import MAX_GREY_MEAN, MEAN_BITS, RATE_BITS
+from nelbo.runtime.decimals import GRID_BITS, LOG_BITS, POWER_BITS
+from nelbo.runtime.loops import compiled
 
 PREDICTION_BITS = 13
 WEIGHT_BITS = 16
@@ -71,7 +71,7 @@ def _slopes(prediction, log):
 @compiled
 @no_type_check
 def _situation(residual, prediction, slope, y, x, c, offsets, weights, scales, rounding, log, power):
-    """Returns the mean and the rate of a pixel's channel from the residuals before it; see :mod:`nelbo.exit`."""
+    """Returns the mean and the rate of a pixel's channel from the residuals before it."""
     n_channels, shift, place = residual.shape[2], np.int64(0), 0
     around = np.int64(offsets.shape[0] * n_channels * QUIET)
     for k in range(offsets.shape[0]):

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from nelbo.codec.members import Entry
+from nelbo.container.entries import Entry
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
 CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4, "I;16": 1}

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 MODES = ("L", "RGB", "LA", "RGBA", "I;16")  # Pillow's names; their places are the codes in the file.
 MAX_IMAGES = 1 << 18

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import google_crc32c
 
-from nelbo.codec.errors import CorruptArchiveError
+from nelbo.errors import CorruptArchiveError
 
 U32 = struct.Struct("<I")
 _PIECE_BYTES = 1 << 20

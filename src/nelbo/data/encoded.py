@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from nelbo.data.header import image_shape, open_image
-from nelbo.data.interface import Images, describe
+from nelbo.data.images import Images, describe
 from nelbo.errors import NelboError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nelbo.data.arrays import from_array
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
 from nelbo.errors import NelboError
 
 IMAGES_MAGIC = bytes([0, 0, 8, 3])

@@ -16,15 +16,15 @@ EXIF orientation is not applied.
 from collections.abc import Callable
 from pathlib import Path
 
-from nelbo.bundled import bundled_images
 from nelbo.data.arrays import open_npy, open_npz
 from nelbo.data.encoded import name_some
 from nelbo.data.folder import image_files, open_folder
 from nelbo.data.idx import is_idx, open_idx
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
 from nelbo.data.parquet import open_parquet
 from nelbo.data.zipped import open_zip
 from nelbo.errors import NelboError
+from nelbo.runtime.bundled import bundled_images
 
 OPENERS: dict[str, Callable[[Path], Images]] = {
     ".npy": open_npy,

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nelbo.atomic import new_file
+from nelbo.runtime.atomic import new_file
 
 
 def save_png(image: UInt8[Tensor, "c h w"], path: Path) -> None:

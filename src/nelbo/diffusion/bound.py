@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.decoder import Decoder, discretised_gaussian, to_unit
-from nelbo.gaussian import VP, Specification, alpha, denoised, diffuse, rescaled, sigma
-from nelbo.noise_schedule import NoiseSchedule
-from nelbo.reverse import ReverseKernel
+from nelbo.diffusion.decoder import Decoder, discretised_gaussian, to_unit
+from nelbo.diffusion.gaussian import VP, Specification, alpha, denoised, diffuse, rescaled, sigma
+from nelbo.diffusion.noise_schedule import NoiseSchedule
+from nelbo.diffusion.reverse import ReverseKernel
 
 
 @dataclass(frozen=True)

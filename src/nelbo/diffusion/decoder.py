@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from nelbo.diffusion.gaussian import alpha
 from nelbo.errors import NelboError
-from nelbo.gaussian import alpha
 
 N_VALUES = 256
 HALF_STEP = 1 / N_VALUES

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.decoder import HALF_STEP
+from nelbo.diffusion.decoder import HALF_STEP
 
 Dequantisation = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import Draws
-from nelbo.randomness import normals, uniform
+from nelbo.diffusion.bound import Draws
+from nelbo.runtime.randomness import normals, uniform
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 

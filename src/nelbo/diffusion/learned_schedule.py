@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nelbo.noise_schedule import NoiseSchedule, check_ends
+from nelbo.diffusion.noise_schedule import NoiseSchedule, check_ends
 
 _Context = Any  # What autograd passes to a function has no public type that knows its saved tensors.
 _STEEPNESS = (8.0, 16.0, 32.0, 64.0)  # of the sigmoids at the start, in turn

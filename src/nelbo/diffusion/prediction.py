@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.gaussian import alpha, denoised, noise_of, over_image, sigma
+from nelbo.diffusion.gaussian import alpha, denoised, noise_of, over_image, sigma
 
 
 @dataclass(frozen=True)

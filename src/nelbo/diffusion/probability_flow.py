@@ -29,8 +29,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.diffusion.gaussian import sigma
 from nelbo.errors import NelboError
-from nelbo.gaussian import sigma
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

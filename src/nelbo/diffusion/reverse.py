@@ -38,8 +38,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from nelbo.basis import Basis
-from nelbo.gaussian import denoised, over_image, posterior
+from nelbo.diffusion.gaussian import denoised, over_image, posterior
+from nelbo.diffusion.spectral_basis import Basis
 
 
 class ReverseKernel(ABC):

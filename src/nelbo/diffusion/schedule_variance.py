@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.diffusion.noise_schedule import NoiseSchedule, Table
 from nelbo.errors import NelboError
-from nelbo.noise_schedule import NoiseSchedule, Table
 
 
 @dataclass(frozen=True)

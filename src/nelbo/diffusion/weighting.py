@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from nelbo.bound import BoundedModel, squared_error
+from nelbo.diffusion.bound import BoundedModel, squared_error
 
 Weight = Callable[[Tensor], Tensor]
 

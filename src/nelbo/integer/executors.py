@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.codec.exact.level import Level
-from nelbo.codec.exact.native import NativeExecutor
-from nelbo.codec.exact.portable import Executor, Integers, PortableExecutor
-from nelbo.codec.exact.program import Program
 from nelbo.errors import NelboError
+from nelbo.integer.native_executor import NativeExecutor
+from nelbo.integer.noise_level import Level
+from nelbo.integer.program import Program
+from nelbo.integer.reference_executor import Executor, Integers, PortableExecutor
 
 MAX_BATCH = 32  # Images a call; more are run in turns.
 EXECUTORS = ("native", "float32", "reference")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, linear, pixel_shuffle, pixel_unshuffle, silu
 
-from nelbo.codec.exact.program import (
+from nelbo.integer.program import (
     Add,
     AnyOperation,
     Attend,
@@ -20,7 +20,7 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.translate import Tensors
+from nelbo.integer.translate import Tensors
 
 Observer = Callable[[str, Tensor], object]
 

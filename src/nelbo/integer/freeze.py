@@ -17,19 +17,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.codec.exact.floating import run_float
-from nelbo.codec.exact.formats import EXECUTOR_VERSION, LATENT_BITS, RESULT_BITS
-from nelbo.codec.exact.frozen import Cost, FrozenModel, Header, digest
-from nelbo.codec.exact.program import Program
-from nelbo.codec.exact.quantise import Quantiser
-from nelbo.codec.exact.rescale import rescaled
-from nelbo.codec.exact.translate import Tensors, translate
-from nelbo.data.images import open_images
-from nelbo.decoder import to_unit
+from nelbo.data.open import open_images
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.gaussian import diffuse
 from nelbo.errors import NelboError
-from nelbo.gaussian import diffuse
-from nelbo.model import VDM, DiffusionModel
-from nelbo.randomness import normals, permutation
+from nelbo.integer.arithmetic import EXECUTOR_VERSION, LATENT_BITS, RESULT_BITS
+from nelbo.integer.float_executor import run_float
+from nelbo.integer.frozen_model import Cost, FrozenModel, Header, digest
+from nelbo.integer.program import Program
+from nelbo.integer.quantise import Quantiser
+from nelbo.integer.rescale import rescaled
+from nelbo.integer.translate import Tensors, translate
+from nelbo.models.interface import DiffusionModel
+from nelbo.models.vdm import VDM
+from nelbo.runtime.randomness import normals, permutation
 from nelbo.sampling import sample
 
 MAX_COST_BPD = 0.001
@@ -57,7 +58,7 @@ def choose_images(model: DiffusionModel, data: str | None, n_images: int, seed: 
 
     Args:
         model: The model.
-        data: What :func:`nelbo.data.images.open_images` opens; None draws from the model.
+        data: What :func:`nelbo.data.open.open_images` opens; None draws from the model.
         n_images: How many; fewer if the set is smaller.
         seed: The choice.
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from nelbo.bundled import bundled_models
-from nelbo.codec.errors import WrongModelError
-from nelbo.codec.exact.formats import EXECUTOR_VERSION
-from nelbo.codec.exact.freeze import choose_images, freeze, model_sha256
-from nelbo.codec.exact.frozen import FrozenModel
-from nelbo.codec.records import Header
-from nelbo.errors import NelboError
-from nelbo.model import DiffusionModel
+from nelbo.container.records import Header
+from nelbo.errors import NelboError, WrongModelError
+from nelbo.integer.arithmetic import EXECUTOR_VERSION
+from nelbo.integer.freeze import choose_images, freeze, model_sha256
+from nelbo.integer.frozen_model import FrozenModel
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.bundled import bundled_models
 
 FROZEN = "frozen.safetensors"
 _N_IMAGES = 32

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nelbo.atomic import new_file
-from nelbo.codec.exact.execution import Execution, KnownAnswer, as_latents
-from nelbo.codec.exact.formats import (
+from nelbo.errors import NelboError
+from nelbo.integer.arithmetic import (
     COEFFICIENT_BITS,
     EXECUTOR_VERSION,
     LATENT_BITS,
@@ -27,11 +26,12 @@ from nelbo.codec.exact.formats import (
     OUTPUT_BITS,
     RESULT_BITS,
 )
-from nelbo.codec.exact.level import Level, make_level
-from nelbo.codec.exact.portable import Integers
-from nelbo.codec.exact.program import Program
-from nelbo.errors import NelboError
-from nelbo.tensor_file import read_tensors
+from nelbo.integer.executors import Execution, KnownAnswer, as_latents
+from nelbo.integer.noise_level import Level, make_level
+from nelbo.integer.program import Program
+from nelbo.integer.reference_executor import Integers
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.tensor_file import read_tensors
 
 _KEY = "nelbo.frozen"
 

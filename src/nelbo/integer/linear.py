@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.codec.exact.formats import EXACT_FLOAT64, WEIGHT_BITS
 from nelbo.errors import NelboError
+from nelbo.integer.arithmetic import EXACT_FLOAT64, WEIGHT_BITS
 
 _MULTIPLIER_BITS = 16
 _LARGEST_WEIGHT = 2**WEIGHT_BITS - 1

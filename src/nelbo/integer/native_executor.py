@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.exact import formats, kernels
-from nelbo.codec.exact.convolution import convolve_into, packed, padded
-from nelbo.codec.exact.formats import FEATURE_BITS, TABLE_BITS
-from nelbo.codec.exact.limbs import INT16, Limbs, fewest_limbs
-from nelbo.codec.exact.linear import largest_sum, row_norm
-from nelbo.codec.exact.portable import Conditions, Integers, features, floor_shift
-from nelbo.codec.exact.program import (
+from nelbo.errors import NelboError
+from nelbo.integer import arithmetic, native_loops
+from nelbo.integer.arithmetic import FEATURE_BITS, INT16, TABLE_BITS, Limbs, fewest_limbs
+from nelbo.integer.linear import largest_sum, row_norm
+from nelbo.integer.native_convolution import convolve_into, packed, padded
+from nelbo.integer.program import (
     Add,
     AnyOperation,
     Attend,
@@ -30,9 +29,9 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.quantise import GAIN_BITS, shifted_limit
-from nelbo.errors import NelboError
-from nelbo.threads import share
+from nelbo.integer.quantise import GAIN_BITS, shifted_limit
+from nelbo.integer.reference_executor import Conditions, Integers, features, floor_shift
+from nelbo.runtime.threads import share
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class NativeExecutor:
 
     def run(self, z: Integers, conditions: Conditions) -> Integers:
         """Returns the network's result for latents of one gamma."""
-        z = z.clamp(-formats.LATENT_LIMIT, formats.LATENT_LIMIT)
+        z = z.clamp(-arithmetic.LATENT_LIMIT, arithmetic.LATENT_LIMIT)
         results: dict[int, _Map] = {}
         for position, op in enumerate(self.program.operations):
             sources = [results[source] for source in op.sources]
@@ -88,7 +87,7 @@ class NativeExecutor:
                 del results[source]
         result = results.popitem()[1].images.double().contiguous()
         if self.program.adds_latent:
-            result = result + floor_shift(z, formats.LATENT_BITS - formats.OUTPUT_BITS)
+            result = result + floor_shift(z, arithmetic.LATENT_BITS - arithmetic.OUTPUT_BITS)
         return result
 
     def _operate(self, position: int, op: AnyOperation, z: Tensor, sources: list[_Map], conditions: Conditions) -> _Map:
@@ -141,7 +140,7 @@ class _Conv:
         """Returns the digits of a feature map."""
         out = self.empty(len(x.values), x.sides, x.values.shape[2])
         arguments = x.values, self.op.in_shift, self.limbs.count, self.limbs.bits, out, self.op.padding
-        share(len(x.values), lambda start, stop: kernels.split_into(*arguments, start, stop))
+        share(len(x.values), lambda start, stop: native_loops.split_into(*arguments, start, stop))
         return _Map(out, x.sides)
 
     def __call__(self, digits: _Map) -> _Map:
@@ -183,7 +182,7 @@ class _Norm:
         out = self._reader.empty(len(x.values), x.sides, x.values.shape[2])
 
         def work(start: int, stop: int) -> None:
-            kernels.norm_into(
+            native_loops.norm_into(
                 x.values,
                 before,
                 gain,
@@ -217,7 +216,7 @@ class _Norm:
         elif condition is not None:
             scale, shift = (part.numpy() for part in condition.chunk(2))
             gain = gain + self._gain * scale
-            offset = offset + self._offset * scale + shift * 2.0**formats.WEIGHT_BITS
+            offset = offset + self._offset * scale + shift * 2.0**arithmetic.WEIGHT_BITS
         return before, gain, offset
 
 
@@ -229,7 +228,7 @@ def _as_map(images: Tensor) -> _Map:
 
 def _add(x: _Map, y: _Map, limit: int) -> _Map:
     out = np.empty_like(x.values)
-    share(len(out), lambda start, stop: kernels.add_into(x.values, y.values, float(limit), out, start, stop))
+    share(len(out), lambda start, stop: native_loops.add_into(x.values, y.values, float(limit), out, start, stop))
     return _Map(out, x.sides)
 
 
@@ -242,7 +241,9 @@ def _attend(op: Attend, x: _Map, table: np.ndarray) -> _Map:
     rows, n = p.view(-1, n_positions).numpy(), op.heads * n_positions
     share(
         batch,
-        lambda start, stop: kernels.fall_into(rows, float(op.multiplier), 0.5**op.shift, table, start * n, stop * n),
+        lambda start, stop: native_loops.fall_into(
+            rows, float(op.multiplier), 0.5**op.shift, table, start * n, stop * n
+        ),
     )
     total = p.sum(-1, keepdim=True)
     mean = ((2 * (p @ v) + total) / (2 * total)).floor()

@@ -3,15 +3,15 @@
 
 Arrays are (batch, position, channel), integers in float32, sums in float64; what a convolution reads is (digit, batch,
 row, column, channel) in 16 bits, with a border of zeros. What is computed is to the bit what
-:mod:`nelbo.codec.exact.portable` computes. A kernel treats the images from ``start`` to ``stop``, so that threads can
-share a batch, and holds no lock.
+:mod:`nelbo.integer.reference_executor` computes. A loop treats the images from ``start`` to ``stop``, so
+that threads can share a batch, and holds no lock.
 """
 
 from typing import no_type_check
 
 import numpy as np
 
-from nelbo.compiled import compiled
+from nelbo.runtime.loops import compiled
 
 
 @compiled

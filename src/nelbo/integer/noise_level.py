@@ -14,11 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.codec.decimals import exact_decimals
-from nelbo.codec.exact.formats import COEFFICIENT_BITS, PHASE_BITS, RATE_BITS, TIME_BITS
-from nelbo.codec.exact.program import Embedding
-from nelbo.codec.exact.tables import silu_of
 from nelbo.errors import NelboError
+from nelbo.integer.arithmetic import COEFFICIENT_BITS, PHASE_BITS, RATE_BITS, TIME_BITS, silu_of
+from nelbo.integer.program import Embedding
+from nelbo.runtime.decimals import exact_decimals
 
 _DIGITS = 50
 _FURTHEST_TIME = 8  # Gammas this many ranges away are refused: the angles' products stay within 63 bits.

@@ -13,11 +13,24 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from nelbo.codec.exact import formats
-from nelbo.codec.exact.formats import EXACT_FLOAT32, EXACT_FLOAT64, FEATURE_BITS, STEM_BITS, TABLE_BITS, WEIGHT_BITS
-from nelbo.codec.exact.limbs import FLOAT32, INT16, best_limbs
-from nelbo.codec.exact.linear import Bound, quantise_linear, row_step
-from nelbo.codec.exact.program import (
+from nelbo.errors import NelboError
+from nelbo.integer import arithmetic
+from nelbo.integer.arithmetic import (
+    EXACT_FLOAT32,
+    EXACT_FLOAT64,
+    FEATURE_BITS,
+    FLOAT32,
+    INT16,
+    LOW_INDEX,
+    SILU_LOW,
+    STEM_BITS,
+    TABLE_BITS,
+    WEIGHT_BITS,
+    best_limbs,
+    make_tables,
+)
+from nelbo.integer.linear import Bound, quantise_linear, row_step
+from nelbo.integer.program import (
     Add,
     AnyOperation,
     Attend,
@@ -30,9 +43,7 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.tables import LOW_INDEX, SILU_LOW, make_tables
-from nelbo.codec.exact.translate import Tensors
-from nelbo.errors import NelboError
+from nelbo.integer.translate import Tensors
 
 STREAM_HEADROOM, TABLE_HEADROOM = 2.0, 1.25  # Limits over the largest value seen in calibration.
 _MAX_IN_SHIFT = 8
@@ -57,7 +68,7 @@ class Quantiser:
     Args:
         program: As translated.
         tensors: Its float weights.
-        ranges: The largest sizes seen in calibration, by the names of :func:`nelbo.codec.exact.floating.run_float`.
+        ranges: The largest sizes seen in calibration, by the names of :func:`nelbo.integer.float_executor.run_float`.
         squares: The mean squares seen in calibration.
         n_limbs: Digits into which the float32 executor may split what a convolution reads: with fewer it is faster and
             weights coarser.
@@ -113,14 +124,14 @@ class Quantiser:
 
     def _features(self, op: Features) -> _Value:
         channels, height, width = self.program.image_shape
-        limit = formats.LATENT_LIMIT >> (formats.LATENT_BITS - STEM_BITS)
+        limit = arithmetic.LATENT_LIMIT >> (arithmetic.LATENT_BITS - STEM_BITS)
         return _Value(STEM_BITS, limit, channels * (1 + 2 * len(op.exponents)), height * width, is_stem=True)
 
     def _conv(self, position: int, op: Conv) -> tuple[Conv, _Value]:
         source, weight = self.values[op.source], self.floats[f"{position}.weight"]
         in_shift = min(range(_MAX_IN_SHIFT + 1), key=lambda shift: self._conv_error(position, op, shift))
         in_limit, low = self._reach(op, in_shift)
-        out_bits = formats.OUTPUT_BITS if self._is_last(position) else FEATURE_BITS
+        out_bits = arithmetic.OUTPUT_BITS if self._is_last(position) else FEATURE_BITS
         bits = source.bits - in_shift, out_bits
         shift = self._linear(f"{position}", bits, in_limit, self._bounds(op, in_limit, low))
         limit = self._stream_limit(position, out_bits)
@@ -184,15 +195,15 @@ class Quantiser:
     def _attend(self, position: int, op: Attend) -> tuple[Attend, _Value]:
         source = self.values[op.source]
         width = source.channels // 3 // op.heads
-        unit = 2.0 ** (formats.EXP_BITS - 2 * source.bits) / math.sqrt(width)
-        finest = formats.EXP_VALUE_BITS - math.ceil(math.log2(unit))
+        unit = 2.0 ** (arithmetic.EXP_BITS - 2 * source.bits) / math.sqrt(width)
+        finest = arithmetic.EXP_VALUE_BITS - math.ceil(math.log2(unit))
         shift, multiplier, furthest = finest, 0, EXACT_FLOAT64
         for shift in range(finest, finest - _SPARE_ATTENTION_BITS - 1, -1):
             multiplier = round(unit * 2.0**shift)
             furthest = 2 * source.limit**2 * width * multiplier
             if furthest < EXACT_FLOAT64:
                 break
-        weighted = source.limit * source.positions << (formats.EXP_VALUE_BITS + 2)
+        weighted = source.limit * source.positions << (arithmetic.EXP_VALUE_BITS + 2)
         if max(furthest, weighted) >= EXACT_FLOAT64:
             raise NelboError(f"freeze: operation {position} (attention) may leave 2^53 on values up to {source.limit}")
         op = op.model_copy(update={"multiplier": multiplier, "shift": shift})
@@ -201,7 +212,7 @@ class Quantiser:
     def _embedding(self) -> Embedding:
         """Quantises the layers between gamma and the norms."""
         rates = self.floats["embedding.rates"] / (2 * torch.pi)
-        self.tensors["embedding.rates"] = _fixed(rates, formats.RATE_BITS).long()
+        self.tensors["embedding.rates"] = _fixed(rates, arithmetic.RATE_BITS).long()
         limits = [math.ceil(TABLE_HEADROOM * self.ranges[f"embedding.dense{i}"] * 2**TABLE_BITS) for i in range(2)]
         shifts = [
             self._linear("embedding.dense0", (STEM_BITS, TABLE_BITS), 2**STEM_BITS),

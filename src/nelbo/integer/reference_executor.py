@@ -13,11 +13,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, unfold
 
-from nelbo.codec.exact import formats
-from nelbo.codec.exact.formats import FEATURE_BITS, LATENT_BITS, PHASE_BITS, STEM_BITS, TABLE_BITS
-from nelbo.codec.exact.limbs import FLOAT32, Limbs, fewest_limbs, join, split
-from nelbo.codec.exact.linear import row_norm
-from nelbo.codec.exact.program import (
+from nelbo.errors import NelboError
+from nelbo.integer import arithmetic
+from nelbo.integer.arithmetic import (
+    EXP_LENGTH,
+    FEATURE_BITS,
+    FLOAT32,
+    LATENT_BITS,
+    PHASE_BITS,
+    STEM_BITS,
+    TABLE_BITS,
+    Limbs,
+    fewest_limbs,
+    join,
+    silu_of,
+    split,
+)
+from nelbo.integer.linear import row_norm
+from nelbo.integer.program import (
     Add,
     AnyOperation,
     Attend,
@@ -29,9 +42,7 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.codec.exact.quantise import GAIN_BITS
-from nelbo.codec.exact.tables import EXP_LENGTH, silu_of
-from nelbo.errors import NelboError
+from nelbo.integer.quantise import GAIN_BITS
 
 Integers = Float[Tensor, "b _ _ _"]  # Integers in float64; images, results and feature maps.
 Conditions = Mapping[int, Float[Tensor, " c"]]
@@ -77,7 +88,7 @@ class PortableExecutor:
 
     def run(self, z: Integers, conditions: Conditions) -> Integers:
         """Returns the network's result for latents of one gamma."""
-        z = z.clamp(-formats.LATENT_LIMIT, formats.LATENT_LIMIT)
+        z = z.clamp(-arithmetic.LATENT_LIMIT, arithmetic.LATENT_LIMIT)
         results: dict[int, Tensor] = {}
         for position, op in enumerate(self.program.operations):
             sources = [z, *(results[source] for source in op.sources)]
@@ -86,7 +97,7 @@ class PortableExecutor:
                 del results[source]
         result = results.popitem()[1]
         if self.program.adds_latent:
-            result = result + floor_shift(z, LATENT_BITS - formats.OUTPUT_BITS)
+            result = result + floor_shift(z, LATENT_BITS - arithmetic.OUTPUT_BITS)
         return result
 
     def _operate(self, position: int, op: AnyOperation, sources: list[Tensor], conditions: Conditions) -> Tensor:
@@ -129,7 +140,7 @@ class PortableExecutor:
         if condition is not None and op.condition == "modulate":
             scale, shift = condition.to(x.device).chunk(2)
             gain = gain + gain * 0.5**FEATURE_BITS * scale
-            offset = offset + offset * 0.5**FEATURE_BITS * scale + shift * 2.0**formats.WEIGHT_BITS
+            offset = offset + offset * 0.5**FEATURE_BITS * scale + shift * 2.0**arithmetic.WEIGHT_BITS
         point = op.shift + (TABLE_BITS if op.silu else FEATURE_BITS) - GAIN_BITS
         per_group = x.shape[1] // op.groups
         deviation, mean = (value.repeat_interleave(per_group, dim=1) for value in (deviation, mean))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from nelbo.codec.exact.program import Add, Attend, Concat, Conv, Features, Norm, Program, Shuffle, Unshuffle
+from nelbo.integer.program import Add, Attend, Concat, Conv, Features, Norm, Program, Shuffle, Unshuffle
 
 
 def rescaled(

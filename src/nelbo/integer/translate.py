@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.codec.exact.program import (
+from nelbo.errors import NelboError
+from nelbo.integer.program import (
     Add,
     AnyOperation,
     Attend,
@@ -23,8 +24,8 @@ from nelbo.codec.exact.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.errors import NelboError
-from nelbo.model import VDM, DiffusionModel
+from nelbo.models.interface import DiffusionModel
+from nelbo.models.vdm import VDM
 
 Tensors = dict[str, Tensor]
 

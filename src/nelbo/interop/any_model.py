@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from nelbo import pretrained
-from nelbo.bundled import bundled_models, model_folder
 from nelbo.errors import NelboError
 from nelbo.interop import diffusers, hub
 from nelbo.interop.improved_diffusion import read_improved_diffusion
-from nelbo.model import DiffusionModel
+from nelbo.models.folder import CONFIG, read_folder
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.bundled import bundled_models, model_folder
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -48,9 +48,9 @@ def _from_hub(name: str | Path) -> Path:
 def _read(folder: Path) -> DiffusionModel:
     if diffusers.is_diffusers_folder(folder):
         return diffusers.read_diffusers(folder)
-    if _settings(folder / pretrained.CONFIG).get("type") == "improved_diffusion":
+    if _settings(folder / CONFIG).get("type") == "improved_diffusion":
         return read_improved_diffusion(folder)
-    return pretrained.read_folder(folder)
+    return read_folder(folder)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from nelbo.errors import NelboError
 from nelbo.interop.betas import checked
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
 from nelbo.interop.identity import identity_of
-from nelbo.model_config import first_problem
+from nelbo.models.config import first_problem
 
 
 class CallableNet(nn.Module):

@@ -1,4 +1,4 @@
-r"""A pre-trained DDPM seen as a :class:`~nelbo.model.DiffusionModel`: any network of (z, timestep) with its betas.
+r"""A pre-trained DDPM, any network of (z, timestep) with its betas, as a diffusion model.
 
 Two things differ from a model of ours, and both are changes of units, which leave the bound as it is.
 
@@ -34,15 +34,15 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from nelbo import gaussian
+from nelbo.diffusion import gaussian
+from nelbo.diffusion.gaussian import over_image
+from nelbo.diffusion.noise_schedule import Table
+from nelbo.diffusion.prediction import to_noise
+from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
-from nelbo.gaussian import over_image
 from nelbo.interop.betas import checked, exit_std_of, gammas_of
-from nelbo.model import DiffusionModel
-from nelbo.model_config import DECODERS, Frozen
-from nelbo.noise_schedule import Table
-from nelbo.prediction import to_noise
-from nelbo.reverse import FIXED_KERNELS
+from nelbo.models.config import DECODERS, Frozen
+from nelbo.models.interface import DiffusionModel
 
 PIXEL_SCALE = 256 / 255
 GAMMA_SHIFT = 2 * math.log(PIXEL_SCALE)  # Their gamma less ours.

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.atomic import new_file
 from nelbo.errors import NelboError
 from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT
 from nelbo.interop.timetable_scheduler import check_timetable
+from nelbo.runtime.atomic import new_file
 
 FORMAT = "nelbo timesteps"
 VERSION = 1

@@ -24,9 +24,9 @@ from nelbo.errors import NelboError
 from nelbo.interop.betas import BetaSchedule, named_betas
 from nelbo.interop.ddpm import DDPM, DDPMConfig
 from nelbo.interop.improved_diffusion_topology import Topology, topology
-from nelbo.model_config import Frozen, first_problem
-from nelbo.nets.unet_improved import UNetImproved
-from nelbo.pretrained import CONFIG, WEIGHTS, read_text, read_weights, write_folder
+from nelbo.interop.improved_diffusion_unet import UNetImproved
+from nelbo.models.config import Frozen, first_problem
+from nelbo.models.folder import CONFIG, WEIGHTS, read_text, read_weights, write_folder
 
 THEIR_STEPS = 1000  # With rescale_timesteps the network sees timesteps as if there were this many.
 

@@ -10,13 +10,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.model_config import Frozen
+from nelbo.models.config import Frozen
 
 Weights = Mapping[str, Tensor]
 
 
 class Topology(Frozen):
-    """The arguments of :class:`~nelbo.nets.unet_improved.UNetImproved` that weights reveal.
+    """The arguments of :class:`~nelbo.interop.improved_diffusion_unet.UNetImproved` that weights reveal.
 
     Attributes:
         n_channels: Channels of the first layer.

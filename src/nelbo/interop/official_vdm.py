@@ -1,4 +1,4 @@
-"""Checkpoints of the VDM paper's own code (google-research/vdm), read into a :class:`~nelbo.model.VDM`.
+"""Checkpoints of the VDM paper's own code (google-research/vdm), read into a :class:`~nelbo.models.vdm.VDM`.
 
 Nothing in such a file says how its network was configured, but the names and shapes of its parameters do:
 channels are the outputs of ``conv_in``; there is one ``down.block_*`` for each block and, with attention, one
@@ -23,8 +23,7 @@ from pydantic import ValidationError
 from nelbo.errors import NelboError
 from nelbo.interop.flax_checkpoint import read_arrays
 from nelbo.interop.official_vdm_names import SCHEDULES, Arrays, sources
-from nelbo.model import VDM
-from nelbo.model_config import (
+from nelbo.models.config import (
     LinearConfig,
     ModelConfig,
     MonotoneNetworkConfig,
@@ -32,7 +31,8 @@ from nelbo.model_config import (
     UNetConfig,
     first_problem,
 )
-from nelbo.pretrained import save
+from nelbo.models.folder import save
+from nelbo.models.vdm import VDM
 
 GAMMA_RANGE = (-13.3, 5.0)  # gamma_min and gamma_max of every official configuration; not in the checkpoint.
 DROPOUT = 0.1  # Not in the checkpoint either; it matters to further training alone.

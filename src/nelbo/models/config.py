@@ -15,13 +15,13 @@ from pydantic import (
 )
 from torch import nn
 
-from nelbo.augmentation import AUGMENTATIONS, misfit
-from nelbo.decoder import Decoder, DiscretisedGaussian, Softmax
+from nelbo.diffusion.decoder import Decoder, DiscretisedGaussian, Softmax
+from nelbo.diffusion.learned_schedule import Learned
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 from nelbo.errors import NelboError
-from nelbo.learned_schedule import Learned
+from nelbo.models.augmentation import AUGMENTATIONS, misfit
 from nelbo.nets.unet import UNet
 from nelbo.nets.unet_multiscale import UNetMultiscale
-from nelbo.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 
 DECODERS: dict[str, Decoder] = {"softmax": Softmax(), "discretised_gaussian": DiscretisedGaussian()}
 
@@ -176,9 +176,9 @@ class ModelConfig(Frozen):
         decoder: p(x | z_0).
         reverse: p(z_s | z_t).
         prediction: What the network's output stands for: the noise ``eps``, the image ``x``, or
-            ``v`` = alpha eps - sigma x; see :mod:`nelbo.prediction`.
+            ``v`` = alpha eps - sigma x; see :mod:`nelbo.diffusion.prediction`.
         n_classes: Classes of the images, which the network is told; 0 for a model without classes.
-        augment: Transformations of training images that the network is told of; see :mod:`nelbo.augmentation`.
+        augment: Transformations of training images that the network is told of; see :mod:`nelbo.models.augmentation`.
     """
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = (3, 32, 32)

@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from nelbo.model import DiffusionModel
+from nelbo.models.interface import DiffusionModel
 
 
 def fingerprint(model: DiffusionModel) -> str:

@@ -1,6 +1,6 @@
 """Model folders: how a trained model is kept.
 
-A folder holds ``config.json`` (a :class:`~nelbo.model_config.ModelConfig`), ``model.safetensors`` (the weights) and
+A folder holds ``config.json`` (a :class:`~nelbo.models.config.ModelConfig`), ``model.safetensors`` (the weights) and
 ``README.md`` (the model card).
 """
 
@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nelbo.atomic import new_folder
-from nelbo.bundled import bundled_models, model_folder
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.model_config import parse_model_config
+from nelbo.models.config import parse_model_config
+from nelbo.models.vdm import VDM
+from nelbo.runtime.atomic import new_folder
+from nelbo.runtime.bundled import bundled_models, model_folder
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 

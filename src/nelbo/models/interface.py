@@ -13,17 +13,15 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo import bound
-from nelbo.bound import Bound
-from nelbo.decoder import Decoder
-from nelbo.draws import evaluation_draws, to_device
+from nelbo.diffusion import bound
+from nelbo.diffusion.bound import Bound, BoundedModel
+from nelbo.diffusion.decoder import Decoder
+from nelbo.diffusion.draws import evaluation_draws, to_device
+from nelbo.diffusion.gaussian import VP, Specification
+from nelbo.diffusion.noise_schedule import NoiseSchedule
+from nelbo.diffusion.reverse import LearnedRange, ReverseKernel
 from nelbo.errors import NelboError
-from nelbo.gaussian import VP, Specification
-from nelbo.model_config import DECODERS, MAX_STEPS, ModelConfig
-from nelbo.noise_schedule import NoiseSchedule
-from nelbo.prediction import to_noise
-from nelbo.reverse import FIXED_KERNELS, LearnedRange, ReverseKernel
-from nelbo.view import View
+from nelbo.models.config import MAX_STEPS
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -41,7 +39,7 @@ class DiffusionModel(nn.Module, ABC):
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
         specification: How the latents are scaled; variance preserving of all models here.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
-        identity: What tells it from models of the same weights, see :func:`nelbo.fingerprint.fingerprint`.
+        identity: What tells it from models of the same weights, see :func:`nelbo.models.fingerprint.fingerprint`.
     """
 
     image_shape: tuple[int, int, int]
@@ -73,7 +71,7 @@ class DiffusionModel(nn.Module, ABC):
 
         Args:
             labels: The class of each image, for a class-conditional model.
-            codes: How each image was transformed, see :mod:`nelbo.augmentation`; None for images as they are.
+            codes: How each image was transformed, see :mod:`nelbo.models.augmentation`; None for images as they are.
         """
         if codes is not None:
             return Given(self, (labels, codes))
@@ -168,6 +166,42 @@ class DiffusionModel(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
+class View:
+    """Everything of a model that the bound needs, but its denoiser and the scale of its latents.
+
+    Attributes:
+        model: The model.
+    """
+
+    model: BoundedModel
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Gamma as a function of time."""
+        return self.model.noise_schedule
+
+    @property
+    def gammas(self) -> Tensor | None:
+        """The gammas of a discrete-time model."""
+        return self.model.gammas
+
+    @property
+    def exit_std(self) -> float | None:
+        """The standard deviation of the last step, where that is a network evaluation."""
+        return self.model.exit_std
+
+    @property
+    def decoder(self) -> Decoder:
+        """p(x | z_0), of a variance-preserving z_0."""
+        return self.model.decoder
+
+    @property
+    def reverse(self) -> ReverseKernel:
+        """The kernel of the variance-preserving chain; what a step costs does not depend on the latents' scale."""
+        return self.model.reverse
+
+
+@dataclass(frozen=True)
 class Given(View):
     """A model that was told all it is to know of a batch of images: what the bound and a sampler see of it.
 
@@ -205,49 +239,6 @@ class Given(View):
         if isinstance(self.reverse, LearnedRange):
             return self.model.denoise_with_range(z, gamma, *self.conditions)
         return self.denoise(z, gamma), None
-
-
-class VDM(DiffusionModel):
-    """A variational diffusion model built from its configuration.
-
-    Args:
-        config: What it is made of.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.image_shape = config.image_shape
-        self.noise_schedule = config.noise_schedule.build()
-        self.n_classes = config.n_classes
-        self.net = config.build_net()
-        self.decoder = DECODERS[config.decoder]
-        self.reverse = FIXED_KERNELS[config.reverse]
-
-    def denoise(
-        self,
-        z: Float[Tensor, "b c h w"],
-        gamma: Float[Tensor, " b"],
-        labels: Int64[Tensor, " b"] | None = None,
-        codes: Int64[Tensor, "b k"] | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        r"""Returns :math:`\hat\epsilon(z; \gamma)`, the noise expected in each latent, in float32.
-
-        What the network's output stands for says :mod:`nelbo.prediction`.
-
-        Args:
-            z: Latents.
-            gamma: Negative log-SNR of each.
-            labels: The class of each image, for a class-conditional model.
-            codes: How each image was transformed; None for images as they are.
-
-        Raises:
-            NelboError: If the model has classes and there are no labels.
-        """
-        if self.n_classes and labels is None:
-            raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
-        output = self.net(z, gamma.float(), labels, codes)
-        return to_noise(self.config.prediction, output, z, gamma)
 
 
 def check_seed(seed: int) -> None:

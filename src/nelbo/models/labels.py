@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nelbo.data.interface import Images
+from nelbo.data.images import Images
 from nelbo.errors import NelboError
-from nelbo.model import DiffusionModel
+from nelbo.models.interface import DiffusionModel
 
 
 def labels_of(model: DiffusionModel, data: Images) -> Int64[Tensor, " n"] | None:
@@ -52,3 +52,14 @@ def labels_of_samples(
         raise NelboError("there are no classes to draw: name some, or leave them out for all of the model's")
     model.check_labels(torch.tensor(wanted, dtype=torch.int64), len(wanted))
     return torch.tensor([wanted[seed % len(wanted)] for seed in seeds], dtype=torch.int64)
+
+
+def check_fits(model: DiffusionModel, data: Images) -> None:
+    """Raises NelboError unless there are images, all of the model's shape."""
+    if len(data) == 0:
+        raise NelboError("there are no images to evaluate")
+    if tuple(data.shape) != tuple(model.image_shape):
+        raise NelboError(
+            f"{data.name}: images have shape {tuple(data.shape)} (channels, height, width), "
+            f"the model takes {tuple(model.image_shape)}: resize or convert them, or use another model"
+        )

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.gaussian import VP, Specification, denoised, over_image, posterior, rescaled
-from nelbo.view import View
+from nelbo.diffusion.gaussian import VP, Specification, denoised, over_image, posterior, rescaled
+from nelbo.models.interface import View
 
 
 @dataclass(frozen=True)
 class Respecified(View):
-    """A model whose latents are scaled as a specification says; :func:`nelbo.bound.bound` takes it as any other.
+    """A model whose latents are scaled as a specification says; the bound takes it as any other model.
 
     Attributes:
         model: A variance-preserving model.

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nelbo.gaussian import alpha, noise_of, sigma
+from nelbo.diffusion.gaussian import alpha, noise_of, sigma
 
 
 class ExactDenoiser(nn.Module, ABC):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from nelbo.threads import share
+from nelbo.runtime.threads import share
 
 Modulation = tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]
 
@@ -66,7 +66,7 @@ class _Loops(torch.autograd.Function):
         eps: float,
         activate: bool,
     ) -> Float[Tensor, "b c h w"]:
-        from nelbo.nets.norm_kernels import norm_into
+        from nelbo.nets.norm_loops import norm_into
 
         y, (mean, rate) = torch.empty_like(x), gain.new_empty(2, len(x), n_groups)
         inputs = (_rows(x), gain.numpy(), offset.numpy(), np.float32(eps), activate)
@@ -82,7 +82,7 @@ class _Loops(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         grad: Float[Tensor, "b c h w"],
     ) -> tuple[Tensor | None, ...]:
-        from nelbo.nets.norm_kernels import gradient_into
+        from nelbo.nets.norm_loops import gradient_into
 
         x, gain, offset, mean, rate = ctx.saved_tensors
         of_x, of_gain, of_offset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(offset)

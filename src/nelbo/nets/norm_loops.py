@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nelbo.compiled import compiled_fused
+from nelbo.runtime.loops import compiled_fused
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _LOG2_E = np.float32(1.4426950408889634)

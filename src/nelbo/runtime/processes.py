@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from nelbo.device import choose_device
 from nelbo.errors import NelboError
+from nelbo.runtime.device import choose_device
 
 _PATIENCE = timedelta(hours=12)  # The first process evaluates while the others wait.
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.threads import share
+from nelbo.runtime.threads import share
 
 
 def generator(purpose: str, *key: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from nelbo.errors import NelboError
-from nelbo.time_schedule.errors import ErrorTable
+from nelbo.time_schedule.error_table import ErrorTable
 
 
 def even(table: ErrorTable, n_steps: int) -> list[int]:

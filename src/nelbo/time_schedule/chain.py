@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.bound import Bound, exit_loss, prior_kl
-from nelbo.decoder import to_unit, to_values
+from nelbo.diffusion.bound import Bound, exit_loss, prior_kl
+from nelbo.diffusion.decoder import to_unit, to_values
+from nelbo.diffusion.gaussian import denoised, diffuse
 from nelbo.errors import NelboError
-from nelbo.gaussian import denoised, diffuse
-from nelbo.model import DiffusionModel, Given
+from nelbo.models.interface import DiffusionModel, Given
 from nelbo.time_schedule.schedule import TimeSchedule
 
 

@@ -3,7 +3,7 @@ r"""What every step would cost: from the N entries of an error table to the cost
 Nodes are 0, the data, and 1 to N, the table's levels. An edge :math:`s < t` costs what the reverse kernel's step
 costs on average over images. The edge to the data costs what the best of the allowed exits does: the model's own
 decoder (of a VDM: a step down to :math:`z_0` and its decoder; of a DDPM: its network's last step), or one of
-:mod:`nelbo.exit`. Entering at t costs the prior's divergence there.
+:mod:`nelbo.diffusion.residual_decoder`. Entering at t costs the prior's divergence there.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from nelbo.compiled import compiled
+from nelbo.diffusion.reverse import KERNELS, log_beta_ratio
 from nelbo.errors import NelboError
-from nelbo.reverse import KERNELS, log_beta_ratio
-from nelbo.time_schedule.errors import ErrorTable
-from nelbo.time_schedule.ranges import range_cost
+from nelbo.runtime.loops import compiled
+from nelbo.time_schedule.error_table import ErrorTable
+from nelbo.time_schedule.variance_histogram import range_cost
 
 OWN = "decoder"
 
@@ -53,7 +53,7 @@ def costs(
 
     Args:
         table: The model's error table.
-        reverse: A kernel of :data:`nelbo.reverse.KERNELS`.
+        reverse: A kernel of :data:`nelbo.diffusion.reverse.KERNELS`.
         exits: Which exits may be taken, of ``decoder`` (the model's own), ``channels`` and ``causal``; by default all.
         free_entry: Whether the chain may start below the noisiest level.
         free_exit: Whether the data may be reached from any level; else by the model's own decoder alone, as it was

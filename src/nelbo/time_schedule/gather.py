@@ -10,26 +10,24 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from nelbo.basis import Basis, plain_basis
-from nelbo.bound import exit_loss
 from nelbo.data.arrays import from_array
-from nelbo.data.interface import Images
-from nelbo.decoder import to_unit
-from nelbo.draws import chain_draws
+from nelbo.data.images import Images
+from nelbo.diffusion.bound import exit_loss
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import chain_draws
+from nelbo.diffusion.gaussian import denoised, diffuse
+from nelbo.diffusion.residual_decoder import Exit, fit_exit
+from nelbo.diffusion.reverse import LearnedRange
+from nelbo.diffusion.spectral_basis import Basis, plain_basis
 from nelbo.errors import NelboError
-from nelbo.evaluation import check_fits
-from nelbo.exit import Exit
-from nelbo.exit_fit import fit_exit
-from nelbo.fingerprint import fingerprint
-from nelbo.gaussian import denoised, diffuse
-from nelbo.interrupts import uninterrupted
-from nelbo.labels import labels_of
-from nelbo.model import DiffusionModel, check_seed
-from nelbo.precision import Precision, autocast, resolve_precision, set_precision
-from nelbo.randomness import permutation
-from nelbo.reverse import LearnedRange
-from nelbo.time_schedule.errors import ErrorTable, Subject, pairs
-from nelbo.time_schedule.ranges import N_BINS, moments
+from nelbo.models.fingerprint import fingerprint
+from nelbo.models.interface import DiffusionModel, check_seed
+from nelbo.models.labels import check_fits, labels_of
+from nelbo.runtime.atomic import uninterrupted
+from nelbo.runtime.device import Precision, autocast, resolve_precision, set_precision
+from nelbo.runtime.randomness import permutation
+from nelbo.time_schedule.error_table import ErrorTable, Subject, pairs
+from nelbo.time_schedule.variance_histogram import N_BINS, moments
 
 SITTING = 32  # Images that go through all levels before the next ones do; the first sitting also fits the exits.
 MAX_EXIT_LEVELS = 128

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import torch
 
-from nelbo.bound import to_bpd
+from nelbo.diffusion.bound import to_bpd
 from nelbo.errors import NelboError
 from nelbo.time_schedule.costs import OWN, Costs, costs
-from nelbo.time_schedule.errors import ErrorTable, standard_errors
+from nelbo.time_schedule.error_table import ErrorTable, standard_errors
 from nelbo.time_schedule.schedule import Prediction, TimeSchedule
 from nelbo.time_schedule.search import ShortestPaths, shortest_paths
 
@@ -56,7 +56,7 @@ def optimal_schedules(
     Args:
         table: The model's error table.
         budgets: The Ks that will be asked for: no larger one will be found. By default, all up to the number of levels.
-        reverse: A kernel of :data:`nelbo.reverse.KERNELS`.
+        reverse: A kernel of :data:`nelbo.diffusion.reverse.KERNELS`.
         exits: Which exits may be taken, see :func:`nelbo.time_schedule.costs.costs`.
         free_entry: Whether the chain may start below the noisiest level.
         free_exit: Whether it may leave for the data from any level.

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nelbo.atomic import new_file
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
-from nelbo.reverse import KERNELS
+from nelbo.runtime.atomic import new_file
 from nelbo.time_schedule.baselines import BASELINES
 from nelbo.time_schedule.costs import costs
-from nelbo.time_schedule.errors import ErrorTable
+from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.optimise import Schedules, optimal_schedules, path_bpd
 from nelbo.time_schedule.schedule import TimeSchedule
 

@@ -5,18 +5,20 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nelbo.atomic import new_file
-from nelbo.basis import Basis
+from nelbo.diffusion.bound import even_nodes
+from nelbo.diffusion.residual_decoder import Exit
+from nelbo.diffusion.reverse import FIXED_KERNELS, Analytic, ReverseKernel, Spectral
+from nelbo.diffusion.spectral_basis import Basis
 from nelbo.errors import NelboError
-from nelbo.exit import Exit
-from nelbo.fingerprint import fingerprint
-from nelbo.model import DiffusionModel
-from nelbo.reverse import FIXED_KERNELS, Analytic, ReverseKernel, Spectral
-from nelbo.tensor_file import read_tensors
+from nelbo.models.fingerprint import fingerprint
+from nelbo.models.interface import DiffusionModel, check_n_steps
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.tensor_file import read_tensors
 
 FORMAT = "nelbo time schedule 1"
 
@@ -46,7 +48,7 @@ class TimeSchedule:
 
     Attributes:
         gammas: The latents' levels, increasing, float64. The last is where the chain enters.
-        reverse: The reverse kernel of its steps, a key of :data:`nelbo.reverse.KERNELS`.
+        reverse: The reverse kernel of its steps, a key of :data:`nelbo.diffusion.reverse.KERNELS`.
         exit: p(x | z) at the first level; None is the model's own decoder.
         fingerprint: Of the model it was made for.
         image_shape: Of the model's images.
@@ -159,4 +161,29 @@ def _from_file(header: dict[str, object], tensors: dict[str, Tensor]) -> TimeSch
         spectra=tensors.get("spectra"),
         basis=None if block is None else Basis(tensors["basis.colours"], tuple(block)),  # pyright: ignore
         **fields,  # pyright: ignore
+    )
+
+
+def plain_schedule(model: DiffusionModel, n_steps: int) -> TimeSchedule:
+    """Returns the schedule of K even steps: in the time of the noise schedule, or among a discrete model's levels.
+
+    Args:
+        model: The model.
+        n_steps: K, the network calls.
+
+    Raises:
+        NelboError: If K is out of range.
+    """
+    check_n_steps(n_steps, model.gammas)
+    levels = None if model.gammas is None else even_nodes(len(model.gammas), n_steps)
+    gammas = model.noise_schedule.grid(n_steps) if model.gammas is None else model.gammas[levels]
+    return TimeSchedule(
+        gammas=gammas.detach().cpu().to(torch.float64),
+        reverse=model.reverse.name,
+        exit=None,
+        fingerprint=fingerprint(model),
+        image_shape=model.image_shape,
+        n_steps=n_steps,
+        timesteps=None if levels is None else tuple(levels),
+        prediction=None,
     )

@@ -27,8 +27,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from nelbo.compiled import compiled
 from nelbo.errors import NelboError
+from nelbo.runtime.loops import compiled
 
 Method = Literal["auto", "dense", "monge"]
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from nelbo.augmentation import AUGMENTATIONS
-from nelbo.data.interface import Images
-from nelbo.randomness import generator, permutation
+from nelbo.data.images import Images
+from nelbo.models.augmentation import AUGMENTATIONS
+from nelbo.runtime.randomness import generator, permutation
 
 
 def read_batch(

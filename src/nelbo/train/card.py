@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from nelbo.data.interface import Images, describe
+from nelbo.data.images import Images, describe
 from nelbo.evaluation import Evaluation
 from nelbo.train.loop import Trainer
 

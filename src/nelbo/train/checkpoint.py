@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from nelbo.atomic import new_folder
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import new_folder
 
 STATE = "state.pt"
 

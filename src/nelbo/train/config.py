@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from nelbo.diffusion.weighting import WEIGHTINGS
 from nelbo.errors import NelboError
-from nelbo.model_config import MAX_STEPS, Frozen, ModelConfig, first_problem
-from nelbo.weighting import WEIGHTINGS
+from nelbo.models.config import MAX_STEPS, Frozen, ModelConfig, first_problem
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,7 +25,7 @@ class TrainConfig(Frozen):
     Attributes:
         model: What is trained.
         n_steps: T of the bound that is minimised; None for continuous time.
-        weighting: The weight on each noise level, a key of :data:`nelbo.weighting.WEIGHTINGS`; ``elbo`` is the bound.
+        weighting: The weight on each noise level, of :mod:`nelbo.diffusion.weighting`; ``elbo`` is the bound.
         gamma_sampling: Whether noise levels are drawn as the noise schedule has them, or where the loss is; see
             :mod:`nelbo.train.importance`.
         n_images: Training images to see in all, repeats included.

@@ -1,9 +1,10 @@
 """Fine-tuning: a run that begins with a trained model's weights, for a chain of few steps, say, or other images."""
 
 from nelbo.errors import NelboError
-from nelbo.fingerprint import fingerprint
-from nelbo.model import VDM, DiffusionModel
-from nelbo.model_config import ModelConfig
+from nelbo.models.config import ModelConfig
+from nelbo.models.fingerprint import fingerprint
+from nelbo.models.interface import DiffusionModel
+from nelbo.models.vdm import VDM
 from nelbo.train.config import TrainConfig, differences
 
 _MAY_DIFFER = ("noise_schedule.", "decoder", "reverse", "net.dropout")

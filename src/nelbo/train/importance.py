@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nelbo.train.distributed import World
+from nelbo.runtime.processes import World
 
 N_BINS, DECAY, EVEN_SHARE = 100, 0.99, 0.1
 

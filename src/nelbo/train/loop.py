@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nelbo.augmentation import augmented
-from nelbo.data.interface import Images
-from nelbo.draws import to_device, training_draws
+from nelbo.data.images import Images
+from nelbo.diffusion.draws import to_device, training_draws
 from nelbo.errors import NelboError
-from nelbo.model import VDM
-from nelbo.precision import Precision, autocast, resolve_precision, set_precision
-from nelbo.randomness import generator
+from nelbo.models.augmentation import augmented
+from nelbo.models.vdm import VDM
+from nelbo.runtime.device import Precision, autocast, resolve_precision, set_precision
+from nelbo.runtime.processes import World
+from nelbo.runtime.randomness import generator
 from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig
-from nelbo.train.distributed import World
 from nelbo.train.ema import WeightAverage
 from nelbo.train.finetune import take_over
 from nelbo.train.muon import Joint, Muon, inner_kernels

@@ -3,10 +3,10 @@
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo.bound import BoundedModel, Draws, diffusion, diffusion_at, prior_kl, reconstruction, to_bpd
-from nelbo.decoder import to_unit
-from nelbo.learned_schedule import Learned, fork, join
-from nelbo.model import DiffusionModel
+from nelbo.diffusion.bound import BoundedModel, Draws, diffusion, diffusion_at, prior_kl, reconstruction, to_bpd
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.learned_schedule import Learned, fork, join
+from nelbo.models.interface import DiffusionModel
 
 
 class Objective(nn.Module):

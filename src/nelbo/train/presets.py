@@ -7,7 +7,7 @@ configurations: AdamW at 2e-4 with betas (0.9, 0.99) and weight decay 0.01, an a
 """
 
 from nelbo.errors import NelboError
-from nelbo.model_config import (
+from nelbo.models.config import (
     LearnedConfig,
     LinearConfig,
     ModelConfig,

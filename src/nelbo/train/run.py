@@ -17,20 +17,20 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from nelbo.atomic import new_file
-from nelbo.data.interface import Images, describe
+from nelbo.data.images import Images, describe
+from nelbo.data.pictures import save_grid
 from nelbo.errors import NelboError
 from nelbo.evaluation import Evaluation, evaluate
-from nelbo.model import VDM
-from nelbo.pictures import save_grid
-from nelbo.precision import resolve_precision
-from nelbo.pretrained import save
+from nelbo.models.folder import save
+from nelbo.models.vdm import VDM
+from nelbo.runtime.atomic import new_file
+from nelbo.runtime.device import resolve_precision
+from nelbo.runtime.processes import World, join_world
 from nelbo.sampling import sample
 from nelbo.train.card import card
 from nelbo.train.checkpoint import Checkpoints
 from nelbo.train.config import TrainConfig, differences
 from nelbo.train.cost import settings_fit
-from nelbo.train.distributed import World, join_world
 from nelbo.train.finetune import digest
 from nelbo.train.loop import Intervals, Trainer, train
 from nelbo.train.tracking import Metrics

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nelbo.atomic import new_file
+from nelbo.runtime.atomic import new_file
 
 
 class Metrics:

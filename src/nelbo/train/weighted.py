@@ -1,13 +1,13 @@
-"""The weighted loss as what training minimises; see :mod:`nelbo.weighting`."""
+"""The weighted loss as what training minimises; see :mod:`nelbo.diffusion.weighting`."""
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from nelbo.bound import Draws, to_bpd
-from nelbo.decoder import to_unit
-from nelbo.model import VDM
+from nelbo.diffusion.bound import Draws, to_bpd
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.weighting import weighted_integrand
+from nelbo.models.vdm import VDM
 from nelbo.train.importance import GammaImportance
-from nelbo.weighting import weighted_integrand
 
 
 class WeightedObjective(nn.Module):

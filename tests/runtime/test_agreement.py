@@ -13,19 +13,21 @@ import pytest
 from PIL import Image
 
 from nelbo.cli.main import main
-from nelbo.codec.container import read_chain_at, read_places
-from nelbo.codec.records import Kind
+from nelbo.container.records import Kind
+from nelbo.container.stream import read_chain_at, read_places
 
 FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["nelbo.cli.main", "nelbo.codec.archive", "nelbo.interop.any_model", "nelbo.codec.files"])
+FRESH.set_forkserver_preload(
+    ["nelbo.cli.main", "nelbo.codec.codec", "nelbo.interop.any_model", "nelbo.codec.image_files"]
+)
 
 # One process of two, as torchrun would start it.
 ONE_OF_TWO = """
 import os, sys
 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 sys.stderr = open(log, "w", buffering=1)
-import nelbo.codec.archive as archive
-import nelbo.codec.choice as choice
+import nelbo.codec.codec as archive
+import nelbo.codec.layout as choice
 from nelbo.errors import NelboError
 choice.is_smaller = lambda chain, other: True
 encode, add = archive.Codec._encode, archive.ArchiveWriter.add
@@ -107,7 +109,7 @@ def test_two_processes_write_the_archive_of_one(images, tmp_path, two, monkeypat
     assert statuses == [0, 0], said
     assert not list(images.iterdir())
     main(["decompress", str(tmp_path / "two.nelbo"), "-o", str(tmp_path), "-q"])  # Photos are back.
-    monkeypatch.setattr("nelbo.codec.choice.is_smaller", lambda chain, other: True)
+    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
     main(arguments(images, tmp_path / "one.nelbo"))
     assert (tmp_path / "two.nelbo").read_bytes() == (tmp_path / "one.nelbo").read_bytes()
     assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL}

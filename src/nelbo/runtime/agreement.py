@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.train.distributed import World
+    from nelbo.runtime.processes import World
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,7 @@ def one_of_many() -> Iterator["World"]:
 
     ``torchrun`` terminates the other processes when one is lost (SIGTERM); what is half-written is removed then, too.
     """
-    from nelbo.train.distributed import join_world
+    from nelbo.runtime.processes import join_world
 
     with join_world("cpu") as world:
         try:

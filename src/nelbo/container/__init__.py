@@ -1,0 +1,1 @@
+"""The bytes of an archive: its records, their framing and checksums, and the names that it holds."""
