@@ -19,9 +19,8 @@ from nelbo.diffusion.dequantisation import DEQUANTISATIONS
 from nelbo.diffusion.gaussian import VP, over_image
 from nelbo.diffusion.probability_flow import Tolerances, log_density
 from nelbo.errors import NelboError
-from nelbo.evaluation import check_fits
 from nelbo.models.interface import DiffusionModel, check_seed
-from nelbo.models.labels import labels_of
+from nelbo.models.labels import check_fits, labels_of
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import set_precision
 from nelbo.runtime.randomness import generator
