@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_ASSETS = Path(__file__).parent / "assets"
+_ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def bundled_models() -> dict[str, Path]:
