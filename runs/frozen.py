@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 import nelbo
-from nelbo.codec.plan_store import budgets_of, embedded_plan, with_plans
+from nelbo.codec.make_plan import embedded_plan
+from nelbo.codec.plan_store import budgets_of, with_plans
 from nelbo.integer.freeze import choose_images, freeze
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel

@@ -9,7 +9,8 @@ import torch
 from nelbo.codec import jpegxl
 from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
-from nelbo.codec.plan_store import budgets_of, embedded_plan, named_plan, with_plans
+from nelbo.codec.make_plan import embedded_plan
+from nelbo.codec.plan_store import budgets_of, named_plan, with_plans
 from nelbo.codec.reading import read_archive
 from nelbo.codec.tiles import cut, joined, pixel_shape, pixel_type
 from nelbo.container.entries import Entry

@@ -206,7 +206,7 @@ def test_of_two_processes_that_freeze_one_model_the_first_one_counts(models, tmp
         first.save(kept)
         return second
 
-    monkeypatch.setattr(frozen_files, "freeze", meanwhile)
+    monkeypatch.setattr("nelbo.integer.freeze.freeze", meanwhile)
     assert [frozen_files.frozen_of(model).fingerprint for _ in range(2)] == [first.fingerprint] * 2
     kept = frozen_files.kept_file(first)
     assert kept is not None

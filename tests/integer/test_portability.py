@@ -2,7 +2,8 @@
 
 import pytest
 
-from nelbo.codec.plan_store import embedded_plan, with_plans
+from nelbo.codec.make_plan import embedded_plan
+from nelbo.codec.plan_store import with_plans
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.models.folder import save

@@ -18,7 +18,8 @@ from torch import Tensor
 from nelbo.codec.blocks import decode_chains, encode_chains
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import Choice, Source, Span, grouped, jpeg_xl_chain, settled, spans_of
-from nelbo.codec.plan_store import StoredPlan, as_named, embedded_plan
+from nelbo.codec.make_plan import embedded_plan
+from nelbo.codec.plan_store import StoredPlan, as_named
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
 from nelbo.codec.tiles import MODES_OF_MODELS, cut
 from nelbo.container.entries import Entry

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from nelbo.ans.tables import rate_integers, sharpness_integers
 from nelbo.codec.integer_basis import fixed_axes
 from nelbo.codec.plan import COEFFICIENT_BITS, GAUSSIAN, NETWORK, NO_NETWORK, RATIO_BITS, SOFTMAX, STEP_BITS, Plan
+from nelbo.codec.plan_store import EMBEDDED, StoredPlan
 from nelbo.codec.residual_loops import PREDICTION_BITS, WEIGHT_BITS
 from nelbo.diffusion.decoder import DiscretisedGaussian, Softmax
 from nelbo.diffusion.gaussian import alpha, sigma
@@ -25,6 +26,17 @@ KAPPA = 0.5
 _GREYS = 128  # Grey levels for one unit of x.
 _X_BITS = COEFFICIENT_BITS - RESULT_BITS
 _MAX_RATIO = 255
+
+
+def embedded_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPPA) -> StoredPlan:
+    """Returns the plan of a schedule, to be stored in the archive itself.
+
+    Raises:
+        NelboError: If the codec cannot code along this schedule.
+    """
+    plan = make_plan(model, schedule, kappa)
+    gammas = tuple(schedule.gammas.double().tolist())
+    return StoredPlan(plan, gammas, schedule.reverse, kappa, EMBEDDED + plan.pack())
 
 
 def make_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPPA) -> Plan:

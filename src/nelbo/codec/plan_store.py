@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.make_plan import KAPPA, make_plan
 from nelbo.codec.plan import Plan, unpack_plan
 from nelbo.errors import CorruptArchiveError, NelboError
 from nelbo.integer.frozen_model import FrozenModel
-from nelbo.models.interface import DiffusionModel
-from nelbo.time_schedule.schedule import TimeSchedule
 
-_EMBEDDED, _NAMED = b"\0", b"\1"
+EMBEDDED, _NAMED = b"\0", b"\1"
 _PREFIX = "plan."
 
 
@@ -38,17 +35,6 @@ class StoredPlan:
     kernel: str
     kappa: float
     reference: bytes
-
-
-def embedded_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPPA) -> StoredPlan:
-    """Returns the plan of a schedule, to be stored in the archive itself.
-
-    Raises:
-        NelboError: If the codec cannot code along this schedule.
-    """
-    plan = make_plan(model, schedule, kappa)
-    gammas = tuple(schedule.gammas.double().tolist())
-    return StoredPlan(plan, gammas, schedule.reverse, kappa, _EMBEDDED + plan.pack())
 
 
 def with_plans(frozen: FrozenModel, plans: dict[int, StoredPlan]) -> FrozenModel:
@@ -89,7 +75,7 @@ def as_named(stored: StoredPlan, frozen: FrozenModel) -> StoredPlan:
     for budget in budgets_of(frozen):
         named = named_plan(frozen, budget)
         same_chain = (named.gammas, named.kernel, named.kappa) == (stored.gammas, stored.kernel, stored.kappa)
-        if same_chain and _EMBEDDED + named.plan.pack() == stored.reference:
+        if same_chain and EMBEDDED + named.plan.pack() == stored.reference:
             return named
     return stored
 
@@ -100,7 +86,7 @@ def find_plan(reference: bytes, gammas: tuple[float, ...], frozen: FrozenModel) 
     Raises:
         CorruptArchiveError: If it is damaged, or the model has none of that name.
     """
-    if reference.startswith(_EMBEDDED):
+    if reference.startswith(EMBEDDED):
         return unpack_plan(reference[1:], len(gammas), frozen.image_shape)
     name = reference[1:].decode("ascii", "replace")
     if not reference.startswith(_NAMED) or not name.isdecimal() or len(name) > 6:

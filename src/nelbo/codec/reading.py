@@ -16,9 +16,9 @@ from nelbo.container.entries import Entry
 from nelbo.container.framing import Readable, Seekable
 from nelbo.container.records import Chain, Header, Kind, check_model
 from nelbo.container.stream import ArchiveReader, recover_chains, recover_header
-from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.errors import CorruptArchiveError, NelboError, WrongModelError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION
-from nelbo.integer.frozen_files import frozen_for
+from nelbo.integer.frozen_files import find_frozen
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.runtime.progress import Advance, Portion, ignore
 
@@ -103,11 +103,25 @@ def coder_of(header: Header, given: FrozenModel | None = None) -> ChainCoder:
         CorruptArchiveError: If the header does not suit its model.
         WrongModelError: If its model is not there.
     """
-    frozen = frozen_for(header, given)
+    frozen = _frozen_for(header, given)
     check_model(header, "the one given", bytes.fromhex(frozen.fingerprint), EXECUTOR_VERSION)
     if header.tile_shape != frozen.image_shape:
         raise CorruptArchiveError("the archive's tiles have another shape than its model's images: the file is damaged")
     return ChainCoder(frozen, find_plan(header.plan, header.gammas, frozen), header.gammas, standard_tables())
+
+
+def _frozen_for(header: Header, given: FrozenModel | None) -> FrozenModel:
+    """Returns the frozen model that an archive was written with, the given one if it is that."""
+    wanted = header.model_sha256.hex()
+    if given is not None and given.fingerprint == wanted:
+        return given
+    if (found := find_frozen(wanted)) is not None:
+        return found
+    other = "" if given is None else f", not {given.fingerprint[:16]}..."
+    raise WrongModelError(
+        f"the archive needs model {ascii(header.model_name)[1:-1]}, frozen, with SHA-256 {wanted[:16]}...{other}: get "
+        "the file that it was frozen to from where the archive was made, and name it with --model"
+    )
 
 
 def images_of(header: Header, parts: Iterable[list[Pixels] | Tiles]) -> Iterator[tuple[Entry, Pixels]]:

@@ -20,6 +20,7 @@ FEATURE_BITS = 12  # Every feature map.
 TABLE_BITS = 10  # The argument of the SiLU table.
 WEIGHT_BITS = 14  # Gains and offsets of norms; the largest size of a convolution's weights.
 OUTPUT_BITS = 16  # What the network's last layer says.
+GAIN_BITS = WEIGHT_BITS + FEATURE_BITS  # A norm's gain times one plus the conditioning's scale.
 RESULT_BITS = 20  # eps_hat and x_hat.
 COEFFICIENT_BITS = 24  # alpha and sigma.
 PHASE_BITS = 16  # Angles, in turns: entries of the sine table.
@@ -73,6 +74,11 @@ class Arithmetic:
 
 FLOAT32 = Arithmetic(EXACT_FLOAT32 - 1, EXACT_FLOAT32 - 1)
 INT16 = Arithmetic(2**15 - 1, 2**31 - 1)
+
+
+def shifted_limit(limit: int, in_shift: int) -> int:
+    """Returns the limit of values within ±limit after the rounding that a convolution begins with."""
+    return (limit + 2**in_shift - 1) >> in_shift
 
 
 def best_limbs(limit: int, count: int) -> Limbs:

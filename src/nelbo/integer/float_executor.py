@@ -18,9 +18,9 @@ from nelbo.integer.program import (
     Norm,
     Program,
     Shuffle,
+    Tensors,
     Unshuffle,
 )
-from nelbo.integer.translate import Tensors
 
 Observer = Callable[[str, Tensor], object]
 

@@ -24,10 +24,10 @@ from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION, LATENT_BITS, RESULT_BITS
 from nelbo.integer.float_executor import run_float
 from nelbo.integer.frozen_model import Cost, FrozenModel, Header, digest
-from nelbo.integer.program import Program
+from nelbo.integer.program import Program, Tensors
 from nelbo.integer.quantise import Quantiser
 from nelbo.integer.rescale import rescaled
-from nelbo.integer.translate import Tensors, translate
+from nelbo.integer.translate import translate
 from nelbo.models.interface import DiffusionModel
 from nelbo.models.vdm import VDM
 from nelbo.runtime.randomness import normals, permutation

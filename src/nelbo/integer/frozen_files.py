@@ -9,16 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from nelbo.container.records import Header
-from nelbo.errors import NelboError, WrongModelError
+from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION
-from nelbo.integer.freeze import choose_images, freeze, model_sha256
 from nelbo.integer.frozen_model import FrozenModel
-from nelbo.models.interface import DiffusionModel
 from nelbo.runtime.bundled import bundled_models
+
+if TYPE_CHECKING:
+    from nelbo.models.interface import DiffusionModel
 
 FROZEN = "frozen.safetensors"
 _N_IMAGES = 32
@@ -35,7 +36,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or base) / "nelbo" / "frozen"
 
 
-def frozen_of(model: DiffusionModel | None) -> FrozenModel:
+def frozen_of(model: "DiffusionModel | None") -> FrozenModel:
     """Returns a model in integers: the bundled one, the one in the cache, or one that is frozen now and kept there.
 
     Raises:
@@ -43,6 +44,8 @@ def frozen_of(model: DiffusionModel | None) -> FrozenModel:
     """
     if model is None:
         raise NelboError("the codec needs a model or a frozen model: give one")
+    from nelbo.integer.freeze import choose_images, freeze, model_sha256  # Frozen files are read without models.
+
     digest = model_sha256(model)
     kept = _place_of(digest)
     if (found := _made_of(digest, [*_bundled(), kept])) is not None:
@@ -60,27 +63,11 @@ def kept_file(frozen: FrozenModel) -> Path | None:
     return path if _sha256_of(path) == frozen.fingerprint else None
 
 
-def frozen_for(header: Header, given: FrozenModel | None = None) -> FrozenModel:
-    """Returns the frozen model that an archive was written with.
-
-    Args:
-        header: The archive's header.
-        given: The one that the user named.
-
-    Raises:
-        WrongModelError: If it is not there; the message says which is needed.
-    """
-    wanted = header.model_sha256.hex()
-    if given is not None and given.fingerprint == wanted:
-        return given
-    for path in (*_bundled(), *sorted(cache_folder().glob("*.safetensors"))):
-        if _sha256_of(path) == wanted and (found := _loaded(path)) is not None:
-            return found
-    other = "" if given is None else f", not {given.fingerprint[:16]}..."
-    raise WrongModelError(
-        f"the archive needs model {ascii(header.model_name)[1:-1]}, frozen, with SHA-256 {wanted[:16]}...{other}: get "
-        "the file that it was frozen to from where the archive was made, and name it with --model"
-    )
+def find_frozen(sha256: str) -> FrozenModel | None:
+    """Returns the frozen model with a SHA-256, of those that come with the package and those in the cache."""
+    paths = (*_bundled(), *sorted(cache_folder().glob("*.safetensors")))
+    candidates = (_loaded(path) for path in paths if _sha256_of(path) == sha256)
+    return next((found for found in candidates if found is not None), None)
 
 
 def _bundled() -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 from nelbo.integer import arithmetic, native_loops
-from nelbo.integer.arithmetic import FEATURE_BITS, INT16, TABLE_BITS, Limbs, fewest_limbs
+from nelbo.integer.arithmetic import FEATURE_BITS, GAIN_BITS, INT16, TABLE_BITS, Limbs, fewest_limbs, shifted_limit
 from nelbo.integer.linear import largest_sum, row_norm
 from nelbo.integer.native_convolution import convolve_into, packed, padded
 from nelbo.integer.program import (
@@ -29,7 +29,6 @@ from nelbo.integer.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.integer.quantise import GAIN_BITS, shifted_limit
 from nelbo.integer.reference_executor import Conditions, Integers, features, floor_shift
 from nelbo.runtime.threads import share
 

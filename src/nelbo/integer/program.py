@@ -9,6 +9,9 @@ weights and limits still zero, and quantised, with integers.
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
 
 
 class Operation(BaseModel):

@@ -20,6 +20,7 @@ from nelbo.integer.arithmetic import (
     EXACT_FLOAT64,
     FEATURE_BITS,
     FLOAT32,
+    GAIN_BITS,
     INT16,
     LOW_INDEX,
     SILU_LOW,
@@ -28,6 +29,7 @@ from nelbo.integer.arithmetic import (
     WEIGHT_BITS,
     best_limbs,
     make_tables,
+    shifted_limit,
 )
 from nelbo.integer.linear import Bound, quantise_linear, row_step
 from nelbo.integer.program import (
@@ -41,14 +43,13 @@ from nelbo.integer.program import (
     Norm,
     Program,
     Shuffle,
+    Tensors,
     Unshuffle,
 )
-from nelbo.integer.translate import Tensors
 
 STREAM_HEADROOM, TABLE_HEADROOM = 2.0, 1.25  # Limits over the largest value seen in calibration.
 _MAX_IN_SHIFT = 8
 _SPARE_ATTENTION_BITS = 4  # Of the 15 of the scale of attention's logits, where values are large.
-GAIN_BITS = WEIGHT_BITS + FEATURE_BITS  # A norm's gain times one plus the conditioning's scale.
 
 
 @dataclass(frozen=True)
@@ -251,11 +252,6 @@ class Quantiser:
         """Returns whether a result is the network's, but for its arrangement."""
         rest = self.program.operations[position + 1 :]
         return all(isinstance(op, Shuffle) for op in rest)
-
-
-def shifted_limit(limit: int, in_shift: int) -> int:
-    """Returns the limit of values within ±limit after the rounding that a convolution begins with."""
-    return (limit + 2**in_shift - 1) >> in_shift
 
 
 def silu_limit(high: int) -> int:

@@ -19,6 +19,7 @@ from nelbo.integer.arithmetic import (
     EXP_LENGTH,
     FEATURE_BITS,
     FLOAT32,
+    GAIN_BITS,
     LATENT_BITS,
     PHASE_BITS,
     STEM_BITS,
@@ -42,7 +43,6 @@ from nelbo.integer.program import (
     Shuffle,
     Unshuffle,
 )
-from nelbo.integer.quantise import GAIN_BITS
 
 Integers = Float[Tensor, "b _ _ _"]  # Integers in float64; images, results and feature maps.
 Conditions = Mapping[int, Float[Tensor, " c"]]

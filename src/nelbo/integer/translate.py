@@ -22,12 +22,11 @@ from nelbo.integer.program import (
     Norm,
     Program,
     Shuffle,
+    Tensors,
     Unshuffle,
 )
 from nelbo.models.interface import DiffusionModel
 from nelbo.models.vdm import VDM
-
-Tensors = dict[str, Tensor]
 
 
 def translate(model: DiffusionModel) -> tuple[Program, Tensors]:

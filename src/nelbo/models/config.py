@@ -36,9 +36,6 @@ def _increasing(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-MAX_STEPS = 10**9  # With more, steps are so short that rounding shows in the bound.
-
-
 class Frozen(BaseModel):
     """A setting that cannot change and has no unknown fields."""
 

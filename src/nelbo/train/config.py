@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from nelbo.diffusion.weighting import WEIGHTINGS
 from nelbo.errors import NelboError
-from nelbo.models.config import MAX_STEPS, Frozen, ModelConfig, first_problem
+from nelbo.models.config import Frozen, ModelConfig, first_problem
+from nelbo.models.interface import MAX_STEPS
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 
