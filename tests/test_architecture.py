@@ -1,14 +1,15 @@
 """The shape of src/nelbo, read from its syntax trees: one table of layers, and imports that point one way."""
 
-import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from fixtures.imports import Tree, imports, is_under, module_of
 
 SRC = Path(__file__).parents[1] / "src"
 MAX_LINES = 350
@@ -72,58 +73,6 @@ OPTIONAL = {
     "huggingface_hub",
     "diffusers",
 }
-
-Tree = Mapping[str, str]  # path below src/nelbo -> source
-
-
-# Reading imports
-
-
-@dataclass(frozen=True)
-class Import:
-    target: str
-    line: int
-    at_load: bool  # Runs when the module is loaded: not inside a function, not for the type checker alone.
-
-
-def module_of(path: str) -> str:
-    return ".".join(["nelbo", *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
-
-
-def is_under(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
-
-
-def import_nodes(node: ast.AST, at_load: bool = True) -> Iterator[tuple[ast.AST, bool]]:
-    if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
-        yield node, at_load
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-        at_load = False
-    for_types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
-    for child in ast.iter_child_nodes(node):
-        yield from import_nodes(child, at_load and child not in for_types)
-
-
-def targets(node: ast.AST, path: str, modules: set[str]) -> Iterator[str]:
-    """What one node imports; a name taken from a module of nelbo counts as that module."""
-    match node:
-        case ast.Import(names=names):
-            yield from (alias.name for alias in names)
-        case ast.ImportFrom(module=module, names=names, level=level):
-            parents = ["nelbo", *path.split("/")[:-1]]
-            base = ".".join([*(parents[: len(parents) - level + 1] if level else []), *filter(None, [module])])
-            for name in (f"{base}.{alias.name}" for alias in names):
-                yield base if is_under(base, "nelbo") and name not in modules else name
-        case ast.Call(args=[ast.Constant(value=str(name)), *_], func=func):
-            if ast.unparse(func) in ("import_module", "importlib.import_module", "__import__"):
-                yield name
-
-
-def imports(tree: Tree, path: str) -> Iterator[Import]:
-    modules = {module_of(other) for other in tree}
-    for node, at_load in import_nodes(ast.parse(tree[path])):
-        for target in targets(node, path, modules):
-            yield Import(target, getattr(node, "lineno", 0), at_load)
 
 
 def layer_of(module: str) -> str | None:
@@ -237,6 +186,15 @@ def test_source_obeys(law):
     tree = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in root.rglob("*.py")}
     assert tree
     assert law(tree) == []
+
+
+def test_tests_mirror_the_source():
+    """A folder of tests is a room, and a file of tests holds one idea; theory is tested in ``laws``."""
+    folder = Path(__file__).parent
+    tests = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.py")}
+    assert files_hold_one_idea(tests) == []
+    rooms = {path.name for path in (SRC / "nelbo").iterdir() if path.is_dir()}
+    assert {path.split("/")[0] for path in tests if "/" in path} <= rooms | {"laws", "fixtures", "golden"}
 
 
 def test_command_line_starts_without_torch():

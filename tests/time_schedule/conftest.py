@@ -9,6 +9,9 @@ from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.models.config import DECODERS
 from nelbo.models.interface import DiffusionModel
 from nelbo.nets.closed_form import MixtureDenoiser
+from nelbo.time_schedule.gather import error_table
+
+from fixtures.schedule_cases import MODELS, N_IMAGES, N_LEVELS
 
 SHAPE = (3, 4, 4)
 
@@ -56,3 +59,14 @@ def make_model():
 def make_pixels():
     """Makes images: ``make_pixels(n, seed=0)``."""
     return pixels
+
+
+@pytest.fixture
+def gathered(make_model, make_pixels):
+    """Returns a model, its images and their table: ``gathered("vdm")`` or ``gathered("ddpm")``."""
+
+    def run(model_name):
+        model, images = make_model(*MODELS[model_name]), make_pixels(N_IMAGES)
+        return model, images, error_table(model, make_pixels(N_IMAGES), n_gammas=N_LEVELS, precision="float32")
+
+    return run

@@ -1,41 +1,20 @@
-"""The error table: one call per image and level, sums that add up, go on where they stopped, and survive a file."""
+"""Gathering: one call per image and level, and after an interruption it resumes where it stopped."""
 
 import itertools
 import signal
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nelbo.data import from_array
-from nelbo.diffusion.residual_decoder import Exit
 from nelbo.errors import NelboError
 from nelbo.time_schedule import gather as gathering
-from nelbo.time_schedule.error_table import ErrorTable, load_table, save_table
+from nelbo.time_schedule.error_table import load_table, save_table
 from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table, images_digest
 
-KINDS = [(None, "posterior"), (12, "learned-range"), (12, "forward")]
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[1])
-
-
-def gather(make_model, make_pixels, n=6, kind=KINDS[0], **settings):
-    return error_table(make_model(*kind), make_pixels(n), **({"n_gammas": 10, "precision": "float32"} | settings))
-
-
-def assert_same(one: ErrorTable, other: ErrorTable, rtol=1e-6, atol=1e-9):
-    for item in fields(ErrorTable):
-        a, b = getattr(one, item.name), getattr(other, item.name)
-        if isinstance(a, torch.Tensor):
-            torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
-        elif item.name == "exit_losses":
-            assert a.keys() == b.keys()
-            for key in a:
-                torch.testing.assert_close(a[key], b[key], rtol=rtol, atol=atol)
-        elif item.name == "exits":
-            assert {key: len(value) for key, value in a.items()} == {key: len(value) for key, value in b.items()}
-        else:
-            assert a == b
+from fixtures.error_tables import KINDS, assert_equal, assert_same, gather, kinds
 
 
 @kinds
@@ -63,34 +42,39 @@ def test_the_batch_size_changes_nothing(make_model, make_pixels, kind):
     assert_same(whole, single)
 
 
-@kinds
-def test_statistics_are_those_of_the_mistakes(make_model, make_pixels, kind):
-    """By a second way: the basis, the mean square and the prior from their definitions."""
-    table = gather(make_model, make_pixels, kind=kind)
-    basis = table.basis()
-    for level in (0, 5, 9):
-        torch.testing.assert_close(table.spectrum(level).mean(), table.mean_square[level], rtol=1e-6, atol=0)
-    colours = basis.colours
-    torch.testing.assert_close(colours @ colours.T, torch.eye(3).double())
-    x = 2 * (make_pixels(6).double() + 0.5) / 256 - 1
-    alpha_2, sigma_2 = torch.sigmoid(-table.gammas), torch.sigmoid(table.gammas)
-    terms = alpha_2[:, None] * x.flatten(1).square().sum(1) + 48 * (sigma_2 - sigma_2.log() - 1)[:, None]
-    torch.testing.assert_close(table.prior(), 0.5 * terms.mean(1), rtol=1e-6, atol=0)
+def test_exits_are_measured_at_no_more_levels_than_needed(make_model, make_pixels):
+    table = gather(make_model, make_pixels, 2, n_gammas=300)
+    assert 100 <= len(table.exit_levels) <= MAX_EXIT_LEVELS
+    assert all(len(exits) == len(table.exit_levels) for exits in table.exits.values())
+    without = gather(make_model, make_pixels, 2, exit_kinds=())
+    assert without.exits == {}
 
 
-@kinds
-def test_tables_of_different_images_add_up(make_model, make_pixels, kind):
-    model = make_model(*kind)
-    first = error_table(model, make_pixels(SITTING), n_gammas=10, precision="float32")
-    second = error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32", exits_of=first)
-    total = first + second
-    assert total.images is None
-    assert total.n_images.tolist() == [SITTING + 4] * len(total.gammas)
-    torch.testing.assert_close(total.error, first.error + second.error)
-    with pytest.raises(NelboError, match="exits_of"):
-        _ = first + error_table(model, make_pixels(4, seed=3), n_gammas=10, precision="float32")
-    with pytest.raises(NelboError, match="one model"):
-        _ = first + replace(second, subject=replace(second.subject, seed=5))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_gammas": 0}, "at least 1 gamma"),
+        ({"seed": -1}, "seed"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"precision": "int3"}, "precision"),
+        ({"exit_kinds": ("door",)}, "no exit 'door'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make_model, make_pixels, settings, message):
+    with pytest.raises(NelboError, match=message):
+        gather(make_model, make_pixels, **settings)
+
+
+def test_images_of_another_shape_and_networks_that_fail_are_refused(make_model, make_pixels):
+    with pytest.raises(NelboError, match="shape"):
+        error_table(make_model(), make_pixels(2, shape=(3, 8, 8)), n_gammas=2)
+    model = make_model()
+    model.denoise = lambda z, gamma: z * float("nan")
+    with pytest.raises(NelboError, match="not finite"):
+        error_table(model, make_pixels(2), n_gammas=2)
+
+
+# Interruptions
 
 
 @kinds
@@ -117,16 +101,6 @@ def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
         assert_same(finished, whole)
         assert torch.equal(start.n_images, n_images)  # Going on leaves the start as it was.
         assert model.n_images_seen == (SITTING + 2) * len(whole.gammas)
-
-
-def assert_equal(one: ErrorTable, other: ErrorTable):
-    """Bit for bit."""
-    assert_same(one, other, rtol=0, atol=0)
-    for kind, exits in one.exits.items():
-        for a, b in zip(exits, other.exits[kind], strict=True):
-            assert torch.equal(a.weights, b.weights)
-            assert torch.equal(a.scales, b.scales)
-            assert a.rounding == b.rounding
 
 
 def call_at(function, number, first):
@@ -195,77 +169,3 @@ def test_images_of_other_classes_are_other_images(make_pixels):
     images, labels = from_array(make_pixels(3)), torch.tensor([0, 1, 2])
     assert images_digest(images, labels) == images_digest(images, labels.clone())
     assert len({images_digest(images), images_digest(images, labels), images_digest(images, labels.flip(0))}) == 3
-
-
-def test_exits_are_measured_at_no_more_levels_than_needed(make_model, make_pixels):
-    table = gather(make_model, make_pixels, 2, n_gammas=300)
-    assert 100 <= len(table.exit_levels) <= MAX_EXIT_LEVELS
-    assert all(len(exits) == len(table.exit_levels) for exits in table.exits.values())
-    without = gather(make_model, make_pixels, 2, exit_kinds=())
-    assert without.exits == {}
-
-
-@kinds
-def test_a_file_gives_the_table_back(make_model, make_pixels, kind, tmp_path):
-    table = gather(make_model, make_pixels, kind=kind)
-    save_table(table, tmp_path / "table.safetensors", torch.float64)
-    found = load_table(tmp_path / "table.safetensors")
-    assert_same(found, table, rtol=1e-12)
-    exit, other = table.exits["causal"][3], found.exits["causal"][3]
-    assert isinstance(other, Exit)
-    assert torch.equal(exit.weights, other.weights)
-    assert torch.equal(exit.scales, other.scales)
-
-
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float16, 1e-3)])
-def test_fewer_digits_of_covariances_change_spectra_in_their_last_ones(make_model, make_pixels, tmp_path, dtype, rtol):
-    table = gather(make_model, make_pixels, n_gammas=40)
-    save_table(table, tmp_path / "table.safetensors", dtype)
-    found = load_table(tmp_path / "table.safetensors")
-    for level in range(40):
-        largest = table.spectrum(level).max().item()
-        torch.testing.assert_close(found.spectrum(level), table.spectrum(level), rtol=0, atol=3 * rtol * largest)
-
-
-def test_damaged_and_foreign_files_are_refused(make_model, make_pixels, tmp_path):
-    path = tmp_path / "table.safetensors"
-    with pytest.raises(NelboError, match="no error table at"):
-        load_table(path)
-    save_table(gather(make_model, make_pixels), path)
-    whole = path.read_bytes()
-    for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(NelboError, match=r"table\.safetensors is"):
-            load_table(path)
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(NelboError, match="no error table of this version"):
-        load_table(path)
-    save_file({"x": torch.zeros(1)}, path, {"format": "nelbo error table 1"})
-    with pytest.raises(NelboError, match="is damaged"):
-        load_table(path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_gammas": 0}, "at least 1 gamma"),
-        ({"seed": -1}, "seed"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"precision": "int3"}, "precision"),
-        ({"exit_kinds": ("door",)}, "no exit 'door'"),
-    ],
-)
-def test_settings_out_of_range_are_refused(make_model, make_pixels, settings, message):
-    with pytest.raises(NelboError, match=message):
-        gather(make_model, make_pixels, **settings)
-
-
-def test_images_of_another_shape_and_networks_that_fail_are_refused(make_model, make_pixels):
-    with pytest.raises(NelboError, match="shape"):
-        error_table(make_model(), make_pixels(2, shape=(3, 8, 8)), n_gammas=2)
-    model = make_model()
-    model.denoise = lambda z, gamma: z * float("nan")
-    with pytest.raises(NelboError, match="not finite"):
-        error_table(model, make_pixels(2), n_gammas=2)
