@@ -1,6 +1,7 @@
 """The shape of src/nelbo, read from its syntax trees: one table of layers, and imports that point one way."""
 
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -195,6 +196,13 @@ def test_tests_mirror_the_source():
     assert files_hold_one_idea(tests) == []
     rooms = {path.name for path in (SRC / "nelbo").iterdir() if path.is_dir()}
     assert {path.split("/")[0] for path in tests if "/" in path} <= rooms | {"laws", "fixtures", "golden"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_pages_name_files_that_exist(page):
+    named = set(re.findall(r"`([\w/]+(?:/|\.py))`", (SRC.parent / page).read_text("utf-8"))) - {"utils.py"}
+    assert named
+    assert [path for path in named if not any((root / path).exists() for root in (SRC.parent, SRC / "nelbo"))] == []
 
 
 def test_command_line_starts_without_torch():
