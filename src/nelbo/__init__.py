@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nelbo.codec.codec import Codec as Codec
+    from nelbo.data.arrays import from_array as from_array
     from nelbo.data.images import Images as Images
     from nelbo.data.open import open_images as open_images
     from nelbo.diffusion.bound import Bound as Bound
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from nelbo.evaluation import evaluate as evaluate
     from nelbo.interop.any_model import load as load
     from nelbo.interop.callable import from_callable as from_callable
+    from nelbo.interop.denoiser import from_denoiser as from_denoiser
     from nelbo.models.config import ModelConfig as ModelConfig
     from nelbo.models.interface import DiffusionModel as DiffusionModel
     from nelbo.models.vdm import VDM as VDM
@@ -36,7 +38,9 @@ _HOMES = {
     "VDM": "models.vdm",
     "error_table": "time_schedule.gather",
     "evaluate": "evaluation",
+    "from_array": "data.arrays",
     "from_callable": "interop.callable",
+    "from_denoiser": "interop.denoiser",
     "load": "interop.any_model",
     "ode_likelihood": "ode",
     "open_images": "data.open",

@@ -14,7 +14,7 @@ from nelbo.diffusion.bound import prior_kl
 from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
-from nelbo.interop.ddpm import GAMMA_SHIFT, PIXEL_SCALE
+from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
 
 SHAPE = (3, 4, 5)
 BETAS = [0.0004, 0.01, 0.05, 0.2, 0.4, 0.6, 0.9]
@@ -28,15 +28,17 @@ def network(x, t):
     return 0.7 * torch.tanh(2 * x) + 0.3 * x.roll(1, -1) + 0.2 * shift
 
 
-def model_of(prediction="eps", variance="fixed_small", clip: float | None = 1.0, function=network):
-    return nelbo.from_callable(function, BETAS, SHAPE, prediction, variance, clip)  # pyright: ignore[reportArgumentType]
+def model_of(prediction="eps", variance="fixed_small", clip: float | None = 1.0, function=network, pixels=(-1.0, 1.0)):
+    return nelbo.from_callable(function, BETAS, SHAPE, prediction, variance, clip, pixel_range=pixels)  # pyright: ignore[reportArgumentType]
 
 
-def brute_force(images, prediction, clip, k=PIXEL_SCALE, betas=BETAS):
+def brute_force(images, prediction, clip, k=PIXEL_SCALE, betas=BETAS, pixels=(-1.0, 1.0)):
     """Returns the bound of a DDPM with fixed_small in nats: its steps, exit and prior, in its own units, as its papers
-    write them (Ho et al., eq. 5 to 14), one number at a time over timesteps.
+    write them (Ho et al., eq. 5 to 14), one number at a time over timesteps; ``pixels`` are what 0 and 255 are to them.
     """
-    y = images.double() / 127.5 - 1
+    low, high = pixels
+    middle, half = (low + high) / 2, (high - low) / 2
+    y = low + (high - low) * images.double() / 255
     betas = torch.tensor(betas, dtype=torch.float64)
     bar = (1 - betas).cumprod(0)
     steps = []
@@ -48,19 +50,21 @@ def brute_force(images, prediction, clip, k=PIXEL_SCALE, betas=BETAS):
             "x": output,
             "v": bar[t].sqrt() * y_t - (1 - bar[t]).sqrt() * output,
         }[prediction]
-        y_hat = y_hat if clip is None else y_hat.clamp(-clip, clip)
+        y_hat = y_hat if clip is None else y_hat.clamp(middle - clip * half, middle + clip * half)
         before = bar[t - 1] if t else torch.ones((), dtype=torch.float64)
         of_y = before.sqrt() * beta / (1 - bar[t])
         tilde = beta * (1 - before) / (1 - bar[t])
         if t == 0:
             std = torch.sqrt(betas[1] * (1 - bar[0]) / (1 - bar[1]))
-            upper = torch.where(y > 0.999, math.inf, (y + 1 / 255 - y_hat) / std)
-            lower = torch.where(y < -0.999, -math.inf, (y - 1 / 255 - y_hat) / std)
+            upper = torch.where(images == 255, math.inf, (y + half / 255 - y_hat) / std)
+            lower = torch.where(images == 0, -math.inf, (y - half / 255 - y_hat) / std)
             steps.append(-torch.log(torch.special.ndtr(upper) - torch.special.ndtr(lower)))
         else:
             steps.append((of_y * (y - y_hat)).square() / (2 * tilde))
-    end = 1 + (k**2 - 1) * bar[-1]  # The variance of their latents for which our prior stands.
-    prior = 0.5 * ((1 - bar[-1] + bar[-1] * y.square()) / end - 1 - torch.log((1 - bar[-1]) / end))
+    end = (
+        1 + ((half * k) ** 2 - 1) * bar[-1]
+    )  # The variance of their latents for which our prior stands, around middle.
+    prior = 0.5 * ((1 - bar[-1] + bar[-1] * (y - middle).square()) / end - 1 - torch.log((1 - bar[-1]) / end))
     return [term.flatten(1).sum(1) for term in (*steps, prior)]
 
 
@@ -81,11 +85,13 @@ def adapted(images, model):
     return [*steps, prior_kl(x, gammas[-1])]
 
 
+@pytest.mark.parametrize("pixels", [(-1.0, 1.0), (-0.5, 0.5), (0.0, 1.0), (0.0, 255.0)])
 @pytest.mark.parametrize("clip", [None, 1.0, 0.5])
 @pytest.mark.parametrize("prediction", ["eps", "x", "v"])
-def test_the_bound_is_the_one_in_its_own_units(prediction, clip):
+def test_the_bound_is_the_one_in_its_own_units(prediction, clip, pixels):
     images = IMAGES // 2 + 64 if prediction == "eps" else IMAGES  # The exit's logarithm has its digits near the mean.
-    ours, theirs = adapted(images, model_of(prediction, clip=clip)), brute_force(images, prediction, clip)
+    ours = adapted(images, model_of(prediction, clip=clip, pixels=pixels))
+    theirs = brute_force(images, prediction, clip, pixels=pixels)
     for t, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if bool(b.isfinite().all()):  # Brute force rounds what is far in the tail to 0.
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7, msg=lambda m, t=t: f"timestep {t}: {m}")
@@ -168,7 +174,7 @@ def test_learned_variances_are_halves_of_the_output():
     model = model_of(variance="learned_range", function=lambda x, t: torch.cat([network(x, t), x], dim=1))
     gamma = model.gammas[4].expand(2)
     eps_hat, nu = model.denoise_with_range(NOISE[0], gamma)
-    scale = gaussian.sigma(gamma + GAMMA_SHIFT) / gaussian.sigma(gamma)
+    scale = gaussian.sigma(gamma + DEFAULT_UNITS.gamma_shift) / gaussian.sigma(gamma)
     torch.testing.assert_close(nu, (gaussian.over_image(scale, NOISE[0]) * NOISE[0] + 1) / 2)
     torch.testing.assert_close(eps_hat, model_of().denoise(NOISE[0], gamma))
     assert model_of().denoise_with_range(NOISE[0], gamma)[1] is None

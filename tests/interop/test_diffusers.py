@@ -15,7 +15,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 import nelbo
 from nelbo.diffusion import gaussian
 from nelbo.errors import NelboError
-from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
+from nelbo.interop.ddpm import DDPM
+from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
 
 N = 50
 SETTINGS = {
@@ -77,7 +78,7 @@ def test_the_denoised_image_is_the_schedulers(tmp_path, name):
     for t in (0, 7, last):
         gamma = model.gammas[t].expand(2)
         z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(t))
-        scale = gaussian.sigma(gamma + GAMMA_SHIFT) / gaussian.sigma(gamma)
+        scale = gaussian.sigma(gamma + DEFAULT_UNITS.gamma_shift) / gaussian.sigma(gamma)
         theirs = gaussian.over_image(scale, z) * z
         expected = scheduler.step(unet(theirs, t).sample, t, theirs, return_dict=False)[1]
         eps_hat, nu = model.denoise_with_range(z, gamma)
@@ -92,7 +93,9 @@ def test_gammas_and_the_exit_are_those_of_the_betas(tmp_path, name):
     _, scheduler = save(tmp_path / "pipeline", **SETTINGS[name])
     model = load(tmp_path / "pipeline")
     bar = (1 - scheduler.betas.double()).cumprod(0)[: len(model.gammas)]
-    torch.testing.assert_close(model.gammas + GAMMA_SHIFT, torch.log((1 - bar) / bar), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        model.gammas + DEFAULT_UNITS.gamma_shift, torch.log((1 - bar) / bar), rtol=1e-9, atol=1e-9
+    )
     tilde = scheduler.betas[1].double() * (1 - bar[0]) / (1 - bar[1])
     assert model.exit_std == pytest.approx(tilde.sqrt().item() / PIXEL_SCALE, rel=1e-9)
     variance = SETTINGS[name].get("variance_type", "fixed_small")

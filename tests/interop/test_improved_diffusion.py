@@ -16,9 +16,10 @@ from nelbo.diffusion import gaussian
 from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
-from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
+from nelbo.interop.ddpm import DDPM
 from nelbo.interop.improved_diffusion import Given, import_improved_diffusion
 from nelbo.interop.improved_diffusion_topology import topology
+from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "improved_diffusion.npz")
 GIVEN = {
@@ -79,7 +80,7 @@ def test_the_network_is_theirs(imported, case):
     images, noise, labels, outputs = golden(case, "images", "noise", "labels", "outputs")
     x = images.float() / 127.5 - 1
     for which, t in enumerate((0, GIVEN[case].steps // 2)):
-        gamma = (model.gammas[t] + GAMMA_SHIFT).expand(len(x))
+        gamma = (model.gammas[t] + DEFAULT_UNITS.gamma_shift).expand(len(x))
         z = gaussian.diffuse(x, noise[t], gamma)
         with torch.no_grad():
             output = model.net(z, torch.full((len(x),), t), labels if model.n_classes else None)

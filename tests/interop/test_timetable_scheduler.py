@@ -12,10 +12,11 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 import nelbo
 from nelbo.diffusion import gaussian
 from nelbo.errors import NelboError
-from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT, PIXEL_SCALE
+from nelbo.interop.ddpm import DDPM
 from nelbo.interop.timetable_scheduler import timetable_scheduler
+from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
 
-N, SHAPE = 60, (1, 8, 8)
+N, SHAPE, SHIFT = 60, (1, 8, 8), DEFAULT_UNITS.gamma_shift
 TABLE = {1: [59], 3: [59, 20, 0], 5: [59, 41, 22, 9, 4]}
 VARIANCES = ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"]
 
@@ -48,7 +49,7 @@ def ancestral(model, variance, timesteps):
     """Returns our own walk in our units, with the noise that the pipeline draws; images in [0, 1]."""
     generator = torch.Generator().manual_seed(3)
     first = model.gammas[timesteps[0]].expand(2)
-    unit = gaussian.over_image(gaussian.sigma(first) / gaussian.sigma(first + GAMMA_SHIFT), torch.empty(2, *SHAPE))
+    unit = gaussian.over_image(gaussian.sigma(first) / gaussian.sigma(first + SHIFT), torch.empty(2, *SHAPE))
     z = unit * torch.randn(2, *SHAPE, generator=generator)  # It starts from unit noise in its own units.
     for t, s in zip(timesteps, [*timesteps[1:], None], strict=True):
         gamma_t = model.gammas[t].expand(2)
@@ -69,8 +70,8 @@ def ancestral(model, variance, timesteps):
 
 def forward_std(gamma_s, gamma_t, like):
     """Returns the standard deviation of q(z'_t | z'_s) in their units, seen in the units of our z_s."""
-    std = gaussian.transition(gamma_s + GAMMA_SHIFT, gamma_t + GAMMA_SHIFT)[1]
-    return gaussian.over_image(std * gaussian.sigma(gamma_s) / gaussian.sigma(gamma_s + GAMMA_SHIFT), like)
+    std = gaussian.transition(gamma_s + SHIFT, gamma_t + SHIFT)[1]
+    return gaussian.over_image(std * gaussian.sigma(gamma_s) / gaussian.sigma(gamma_s + SHIFT), like)
 
 
 @pytest.mark.parametrize("variance", VARIANCES)

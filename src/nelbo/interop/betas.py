@@ -54,18 +54,62 @@ def checked(betas: Sequence[float] | Tensor) -> Float[Tensor, " n"]:
     Raises:
         NelboError: Unless there are two or more, in one row, between 0 and 1.
     """
-    try:
-        values = torch.as_tensor(betas, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise NelboError(f"betas must be a row of numbers, got {betas!r:.60}") from None
-    if values.ndim != 1 or len(values) < 2:
-        raise NelboError(f"betas must be one row of two or more numbers, got shape {tuple(values.shape)}")
+    values = as_row(betas, "betas")
     wrong = ~((values > 0) & (values < 1))
     wrong[-1] &= values[-1] != 1
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise NelboError(f"betas must lie between 0 and 1, got {values[i].item()} at timestep {i}")
-    return values.cpu()
+    return values
+
+
+def betas_of(betas: Sequence[float] | Tensor | None, alphas_cumprod: Sequence[float] | Tensor | None) -> Tensor:
+    """Returns the betas that a user gives, or whose alphas' cumulative product they give; one for the other is refused.
+
+    Raises:
+        NelboError: Unless exactly one is given, and it is what it is said to be.
+    """
+    if (betas is None) == (alphas_cumprod is None):
+        raise NelboError("give the betas of the model, or the product of its alphas as alphas_cumprod=, one of the two")
+    if betas is not None:
+        return _not_alphas(checked(betas))
+    bars = as_row(alphas_cumprod, "alphas_cumprod")
+    falls = bool((bars.diff() < 0).all()) and bars[0] < 1 and bars[-1] >= 0
+    if not falls or bars[-1] > 0.9:
+        found = f"it goes from {bars[0].item():.6g} to {bars[-1].item():.6g}"
+        cure = "pass betas as betas=, and 1 - sigma^2 for sigma^2"
+        raise NelboError(
+            f"alphas_cumprod, the product of 1 - beta, decreases strictly from below 1 to near 0; {found}: {cure}"
+        )
+    return checked(1 - bars / torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]]))
+
+
+def _not_alphas(betas: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Refuses what is often given for betas: alphas and their product decrease; the noise's variance nears 1 early."""
+    found = f"the betas go from {betas[0].item():.6g} to {betas[-1].item():.6g}"
+    if len(betas) > 2 and bool((betas.diff() < 0).all()):
+        cure = "pass the product as alphas_cumprod=, and 1 - alphas as betas"
+        raise NelboError(f"{found} and decrease, as alphas (1 - beta) and their product do: {cure}")
+    n_large = int((betas > 0.9).sum())
+    if n_large > max(3, len(betas) // 20) and bool((betas.diff() > 0).all()):
+        cure = "pass the product of the alphas as alphas_cumprod="
+        raise NelboError(f"{found}, {n_large} of them beyond 0.9, as the noise's variance sigma^2 does: {cure}")
+    return betas
+
+
+def as_row(numbers: object, name: str) -> Float[Tensor, " n"]:
+    """Returns two or more numbers in one row, in float64.
+
+    Raises:
+        NelboError: If they are something else.
+    """
+    try:
+        values = torch.as_tensor(numbers, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise NelboError(f"{name} must be a row of numbers, got {numbers!r:.60}") from None
+    if values.ndim != 1 or len(values) < 2:
+        raise NelboError(f"{name} must be one row of two or more numbers, got shape {tuple(values.shape)}")
+    return values
 
 
 def gammas_of(betas: Float[Tensor, " n"]) -> Float[Tensor, " m"]:

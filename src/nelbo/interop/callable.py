@@ -1,63 +1,90 @@
 """Any Python function as a diffusion model: what it takes is a function of (x, t) and the betas it was trained with."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nelbo.errors import NelboError
-from nelbo.interop.betas import checked
+from nelbo.interop.betas import betas_of
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
-from nelbo.interop.identity import identity_of
+from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
+from nelbo.interop.units import units_of
 from nelbo.models.config import first_problem
 
+Time = Literal["index", "index/T"] | Callable[[Tensor], Tensor]
 
-class CallableNet(nn.Module):
-    """A function in the place of a network; a module keeps its parameters and moves with the model."""
 
-    def __init__(self, function: Callable[..., Tensor], has_labels: bool) -> None:
+class TimedNet(nn.Module):
+    """A function of latents and of the times that it calls the timesteps.
+
+    Args:
+        net: The function.
+        times: Its time at each timestep 0 .. N - 1.
+    """
+
+    times: Tensor
+
+    def __init__(self, net: ForeignNet, times: Shaped[Tensor, " n"]) -> None:
         super().__init__()
-        self.function = function
-        self.has_labels = has_labels
+        self.net = net
+        self.register_buffer("times", times)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], labels: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b o h w"]:
         """Returns what the function says."""
-        output = self.function(x, t, labels) if self.has_labels else self.function(x, t)
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise NelboError(f"the function must return a tensor of shape (b, c, h, w), got {got}")
-        return output
+        return self.net(x, self.times[t], labels)
 
 
 def from_callable(
     eps: Callable[..., Tensor],
-    betas: Sequence[float] | Tensor,
-    image_shape: tuple[int, int, int],
+    betas: Sequence[float] | Tensor | None = None,
+    image_shape: tuple[int, int, int] | None = None,
     prediction: Prediction = "eps",
     variance: Variance = "fixed_small",
     clip: float | None = 1.0,
     n_classes: int = 0,
+    *,
+    alphas_cumprod: Sequence[float] | Tensor | None = None,
+    pixel_range: tuple[float, float] = (-1.0, 1.0),
+    time: Time = "index",
+    null_class: int | None = None,
+    guidance: float | None = None,
+    name: str | None = None,
 ) -> DDPM:
     """Returns any pre-trained DDPM as a model, which evaluation, time schedules and sampling take.
 
+    Networks that the function reaches (see :mod:`nelbo.interop.found`) are put into evaluation mode and move with the
+    model. Schedules and error tables are tied to their weights and settings; of a function that hides its weights, give
+    a ``name``.
+
     Args:
         eps: A function of (x, t), or of (x, t, labels) with classes: x are float32 latents, shape (b, c, h, w), of
-            images scaled by v / 127.5 - 1; t are int64 timesteps 0 .. N - 1, shape (b,). It returns the noise
-            expected in x; with learned variances, then the interpolation coefficients in [-1, 1], in as many
-            channels more. A torch module is fine, and moves with the model. Schedules and error tables are tied to
-            what :func:`~nelbo.interop.identity.identity_of` sees of the function when it is given.
+            images scaled to ``pixel_range``; t as ``time`` says, shape (b,). It returns the noise expected in x, or
+            what ``prediction`` says; with learned variances, then the interpolation coefficients in [-1, 1], in as many
+            channels more. A torch module is fine.
         betas: The N betas it was trained with.
         image_shape: Channels, height and width of the images.
         prediction: What it returns: the noise ``eps``, the image ``x`` or ``v`` = alpha eps - sigma x.
         variance: That of its reverse steps: ``fixed_small``, ``fixed_large`` or ``learned_range``.
-        clip: How far from 0 a denoised image may lie; None for no clipping.
+        clip: How far from the middle of its pixel range a denoised image may lie, in half ranges: 1 is the range
+            itself; None for no clipping.
         n_classes: Classes it is conditioned on; 0 for none.
+        alphas_cumprod: The cumulative product of 1 - beta, in place of the betas.
+        pixel_range: What the values 0 and 255 of a pixel are to the network: (-1, 1), (-0.5, 0.5), (0, 1), (0, 255).
+        time: What it calls timestep i of 0 .. N - 1: ``index``, i as int64; ``index/T``, i / N as float32; or a
+            function of the int64 tensor of all timesteps.
+        null_class: The label of no class: of a function with labels it makes an unconditional model, with ``n_classes``
+            it serves ``guidance``.
+        guidance: w, with which predictions are f(null) + w (f(class) - f(null)), a model of its own with its own bound.
+        name: What the model is called in schedules and tables, in place of a digest of its networks.
 
     Raises:
-        NelboError: If a setting is out of range.
+        NelboError: If a setting is out of range, or one is given for another.
 
     Example:
         >>> import torch
@@ -67,6 +94,8 @@ def from_callable(
         >>> model.gammas.shape
         torch.Size([1000])
     """
+    if image_shape is None:
+        raise NelboError("from_callable: give image_shape=(channels, height, width)")
     try:
         config = DDPMConfig(
             image_shape=image_shape,  # pyright: ignore[reportArgumentType]
@@ -77,6 +106,20 @@ def from_callable(
         )
     except ValidationError as error:
         raise NelboError(f"from_callable: {first_problem(error)}") from None
-    if not callable(eps):
-        raise NelboError(f"from_callable takes a function of (x, t), got {type(eps).__name__}")
-    return DDPM(CallableNet(eps, n_classes > 0), checked(betas), config, identity_of(eps)).eval()
+    known, units = betas_of(betas, alphas_cumprod), units_of(pixel_range)
+    net = ForeignNet(eps, config.image_shape[0], Classes(n_classes, null_class, guidance))
+    times = _times(time, len(known))
+    return DDPM(TimedNet(net, times), known, config, settings_identity([], net, name), units).eval()
+
+
+def _times(time: Time, n: int) -> Shaped[Tensor, " n"]:
+    """Returns the time that the function calls each timestep."""
+    index = torch.arange(n)
+    if not callable(time):
+        if time not in ("index", "index/T"):
+            raise NelboError(f"time is 'index', 'index/T' or a function of the timesteps, got {time!r:.60}")
+        return index if time == "index" else index / n
+    times = time(index)
+    if not isinstance(times, Tensor) or times.shape != (n,):
+        raise NelboError(f"time= must return a time for each of the {n} timesteps it is given, got {times!r:.60}")
+    return times.detach()

@@ -1,51 +1,30 @@
 r"""A pre-trained DDPM, any network of (z, timestep) with its betas, as a diffusion model.
 
-Two things differ from a model of ours, and both are changes of units, which leave the bound as it is.
-
-*Pixels.* A DDPM is trained on :math:`y = v / 127.5 - 1`, where ours are :math:`x = 2 (v + \tfrac12) / 256 - 1`. There
-is no offset between the two:
-
-.. math:: y = k x, \qquad k = \frac{256}{255},
-
-and the cells of the pixel values coincide, :math:`y \pm 1/255 \leftrightarrow x \pm 1/256`.
-
-*Latents.* Its latent :math:`z' = \alpha' y + \sigma' \epsilon` is one of :math:`x` with a signal :math:`k` times as
-strong. Divided by :math:`c = \sqrt{k^2 \alpha'^2 + \sigma'^2}` it is a variance-preserving latent again,
-
-.. math:: z = z' / c = \alpha x + \sigma \epsilon, \qquad
-          \gamma = \log\frac{\sigma'^2}{k^2 \alpha'^2} = \gamma' - 2 \log k, \qquad c = \sigma' / \sigma,
-
-with the same noise :math:`\epsilon`, so :math:`\hat\epsilon` needs no change. A divergence between densities of
-:math:`z_s` does not depend on its units; every step costs what it costs in theirs. Only the prior
-:math:`\mathcal N(0, I)` of the last latent stands for one of variance :math:`c_T^2 = 1 + (k^2 - 1) \alpha_T'^2` in
-theirs, 1.0000003 for Ho et al.'s betas. And the variance :math:`\beta` of a pair, unlike :math:`\tilde\beta`, depends
-on the units: that of our pair is :math:`c_t^2 / c_s^2` times theirs, 1 for neighbours and never below 0.992.
+Its pixels and latents differ from ours by changes of units, which leave the bound as it is: :mod:`nelbo.interop.units`.
+One thing alone depends on them. The variance :math:`\beta` of a pair, unlike :math:`\tilde\beta`, is in our units
+:math:`c_t^2 / c_s^2` times theirs: 1 for neighbours, and for pixels in [-1, 1] never below 0.992.
 
 References:
     Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
 """
 
 import json
-import math
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from nelbo.diffusion import gaussian
-from nelbo.diffusion.gaussian import over_image
 from nelbo.diffusion.noise_schedule import Table
 from nelbo.diffusion.prediction import to_noise
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked, exit_std_of, gammas_of
+from nelbo.interop.units import DEFAULT_UNITS, Units
 from nelbo.models.config import DECODERS, Frozen
 from nelbo.models.interface import DiffusionModel
 
-PIXEL_SCALE = 256 / 255
-GAMMA_SHIFT = 2 * math.log(PIXEL_SCALE)  # Their gamma less ours.
 NEAR = 1e-4  # Gammas closer than this are the same timestep: the finest schedules in use are ten times coarser.
 REVERSE_KERNELS = {"fixed_small": "posterior", "fixed_large": "forward", "learned_range": "learned-range"}
 
@@ -60,7 +39,8 @@ class DDPMConfig(Frozen):
         image_shape: Channels, height and width of the images.
         prediction: What the output stands for: the noise ``eps``, the image ``x`` or ``v`` = alpha eps - sigma x.
         variance: That of its reverse steps: beta tilde, beta, or per pixel between the two, by as many outputs more.
-        clip: How far from 0 a denoised image, in the network's own units, may lie; None for no clipping.
+        clip: How far from the middle of its pixel range a denoised image may lie, in half ranges: 1 is the range
+            itself; None for no clipping.
         n_classes: Classes it is conditioned on; 0 for none.
     """
 
@@ -80,28 +60,40 @@ class DDPM(DiffusionModel):
         betas: Its N betas, in float64.
         config: What its output means.
         net_identity: What tells the network from others of the same weights, such as its number of attention heads.
+        units: What it was trained on.
 
     Attributes:
+        net: The network.
+        units: What it was trained on.
+        n_timesteps: N, with a last one that holds no signal and so is none of the levels.
         reverse_kernel: The kernel it was trained with, by name: ``posterior``, ``forward`` or ``learned-range``.
 
     Raises:
         NelboError: If the betas are out of range.
     """
 
-    def __init__(self, net: nn.Module, betas: Float[Tensor, " n"], config: DDPMConfig, net_identity: str = "") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        betas: Float[Tensor, " n"],
+        config: DDPMConfig,
+        net_identity: str = "",
+        units: Units = DEFAULT_UNITS,
+    ) -> None:
         super().__init__()
         betas = checked(betas)
         self.net = net
-        self.config = config
+        self.config, self.units = config, units
         self.image_shape = config.image_shape
-        self.noise_schedule = Table((gammas_of(betas) - GAMMA_SHIFT).tolist())
+        self.noise_schedule = Table((gammas_of(betas) - units.gamma_shift).tolist())
         self.decoder = DECODERS["discretised_gaussian"]
         self.reverse_kernel = REVERSE_KERNELS[config.variance]
         self.reverse = FIXED_KERNELS[self.reverse_kernel]
-        self.exit_std = exit_std_of(betas) / PIXEL_SCALE
+        self.exit_std = exit_std_of(betas) / units.scale
         self.n_timesteps = len(betas)
         self.n_classes = config.n_classes
-        self.identity = json.dumps([config.model_dump(mode="json"), len(betas), net_identity])
+        settings = [config.model_dump(mode="json"), len(betas), net_identity]
+        self.identity = json.dumps(settings if units == DEFAULT_UNITS else [*settings, units.range])
 
     @property
     def gammas(self) -> Float[Tensor, " n"]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -136,10 +128,12 @@ class DDPM(DiffusionModel):
             raise NelboError(f"the model has {self.n_classes} classes, so its network takes {wanted}")
         timesteps = self.timesteps_at(gamma)
         ours = self.gammas[timesteps]
-        theirs = ours + GAMMA_SHIFT
-        z = over_image(gaussian.sigma(theirs) / gaussian.sigma(ours), z) * z
+        theirs = ours + self.units.gamma_shift
+        a, b = gaussian.alpha(theirs), gaussian.sigma(theirs)
+        z = self.units.latents(z, ours, a, b)
         prediction, nu = self._split(self.net(z, timesteps, labels), z)
-        return self._clipped(to_noise(self.config.prediction, prediction, z, theirs), z, theirs), nu
+        eps_hat = to_noise(self.config.prediction, prediction, z, theirs)
+        return self.units.clipped(eps_hat, z, a, b, self.config.clip), nu
 
     def timesteps_at(self, gamma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Returns the timesteps, 0 .. N - 1, at which the model's noise has these gammas.
@@ -169,13 +163,3 @@ class DDPM(DiffusionModel):
             raise NelboError(f"the network's output has shape {tuple(output.shape)}, expected {expected}")
         output = output.float()
         return output[:, :channels], (output[:, channels:] + 1) / 2 if is_learned else None
-
-    def _clipped(
-        self, eps_hat: Float[Tensor, "b c h w"], z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
-        """Returns the noise that the clipped denoised image stands for; digits are lost only where it is clipped."""
-        clip = self.config.clip
-        if clip is None:
-            return eps_hat
-        x_hat = gaussian.denoised(z, eps_hat, gamma)
-        return torch.where(x_hat.abs() > clip, gaussian.noise_of(z, x_hat.clamp(-clip, clip), gamma), eps_hat)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.interop.ddpm import DDPM, GAMMA_SHIFT
+from nelbo.interop.ddpm import DDPM
 from nelbo.interop.timetable_scheduler import check_timetable
 from nelbo.runtime.atomic import new_file
 
@@ -59,7 +59,7 @@ def sigmas(model: DDPM, timesteps: Sequence[int]) -> Float[Tensor, " k"]:
         NelboError: If they do not descend strictly, or the model has no such timesteps.
     """
     check_timetable({len(timesteps): timesteps}, len(model.gammas))
-    noise = torch.exp((model.gammas.cpu()[list(timesteps)] + GAMMA_SHIFT) / 2)
+    noise = torch.exp((model.gammas.cpu()[list(timesteps)] + model.units.gamma_shift) / 2)
     return torch.cat([noise, torch.zeros(1, dtype=torch.float64)])
 
 
