@@ -50,6 +50,17 @@ def test_a_file_gives_the_model_back(file, frozen_models, latents):
     assert torch.equal(loaded.result(z, 0.5), frozen.result(z, 0.5))
 
 
+@pytest.mark.parametrize("gamma", [-13.3, -2.0, 5.0])
+def test_a_second_decoder_gives_the_same_predictions(frozen, gamma, latents, script, tmp_path):
+    """It was written from docs/format.md alone; together the networks have every operation."""
+    frozen.save(tmp_path / "frozen")
+    second = script("tests/codec/second_decoder.py").Frozen((tmp_path / "frozen").read_bytes())
+    assert second.sha256.hex() == frozen.fingerprint
+    for z in latents(frozen, 2, size=3.0):
+        expected = frozen.predict(z[None], gamma).x_hat[0]
+        assert torch.equal(torch.from_numpy(second.x_hat(z.long().numpy(), gamma)).double(), expected)
+
+
 def test_fingerprints_tell_models_apart(frozen_models, models):
     assert len({frozen.fingerprint for frozen in frozen_models.values()}) == len(frozen_models)
     assert frozen_models["unet"].header.model_sha256 == model_sha256(models["unet"])
