@@ -1,4 +1,4 @@
-"""A second decoder of .nelbo archives, written from docs/format.md alone: Python and numpy, and nothing of nelbo.
+"""A second decoder of .nelbo archives, which follows docs/format.md in Python and numpy and uses nothing of nelbo.
 
 It shows that the text suffices. JPEG XL files, images and the last tiles of blocks, are decoded by imagecodecs.
 

@@ -1,4 +1,4 @@
-"""docs/format.md is complete: a decoder that was written from it, without nelbo, decodes what nelbo writes."""
+"""docs/format.md is complete: a decoder that follows it, and uses nothing of nelbo, decodes what nelbo writes."""
 
 import ast
 import hashlib

@@ -52,7 +52,7 @@ def test_a_file_gives_the_model_back(file, frozen_models, latents):
 
 @pytest.mark.parametrize("gamma", [-13.3, -2.0, 5.0])
 def test_a_second_decoder_gives_the_same_predictions(frozen, gamma, latents, script, tmp_path):
-    """It was written from docs/format.md alone; together the networks have every operation."""
+    """It follows docs/format.md and uses nothing of nelbo; together the networks have every operation."""
     frozen.save(tmp_path / "frozen")
     second = script("tests/codec/second_decoder.py").Frozen((tmp_path / "frozen").read_bytes())
     assert second.sha256.hex() == frozen.fingerprint
