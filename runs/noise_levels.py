@@ -35,7 +35,7 @@ def mean_squared_errors(
     indices = range(0, len(images), max(1, len(images) // N_IMAGES))[:N_IMAGES]
     x = to_unit(images.read(indices))
     eps = normals(model.image_shape, indices, "noise levels")
-    errors = [squared_error(model, x, eps, gamma.expand(len(x))).mean() for gamma in gammas]
+    errors = [squared_error(model.given(), x, eps, gamma.expand(len(x))).mean() for gamma in gammas]
     return torch.stack(errors) / model.n_dims
 
 

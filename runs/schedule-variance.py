@@ -151,7 +151,8 @@ def error_table(
     for index in tqdm(chosen, desc="table of errors", disable=None):
         x = to_unit(test.read([int(index)])).expand(setting.n_gammas, *model.image_shape)
         eps = normal(tuple(x.shape), "table noise", int(index))
-        rows.append(squared_error(model, x.to(model.device), eps.to(model.device), gammas.to(model.device)).cpu())
+        on_device = (tensor.to(model.device) for tensor in (x, eps, gammas))
+        rows.append(squared_error(model.given(), *on_device).cpu())
     return gammas, torch.stack(rows)
 
 
@@ -166,7 +167,7 @@ def direct_estimates(
     for step in tqdm(range(min(setting.n_direct, len(test)) // BATCH), desc="direct estimates", disable=None):
         draws = training_draws(range(BATCH), BATCH, model.image_shape, 1, step)
         images = test.read(order[step * BATCH : (step + 1) * BATCH]).to(model.device)
-        estimates.append(bound(model, images, to_device(draws, model.device)).bpd.cpu())
+        estimates.append(bound(model.given(), images, to_device(draws, model.device)).bpd.cpu())
     model.noise_schedule = fixed
     return torch.stack(estimates)
 

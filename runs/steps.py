@@ -39,7 +39,7 @@ def bounds(model: DiffusionModel, images: nelbo.Images, seed: int) -> Float[Tens
         batch = images.read(indices).to(model.device)
         draws = to_device(evaluation_draws(indices, model.image_shape, seed), model.device)
         with autocast(model.device, precision):
-            columns.append(torch.stack([bound(model, batch, draws, n_steps).bpd.cpu() for n_steps in STEPS]))
+            columns.append(torch.stack([bound(model.given(), batch, draws, n_steps).bpd.cpu() for n_steps in STEPS]))
     return torch.cat(columns, dim=1)
 
 

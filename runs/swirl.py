@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nelbo.diffusion.bound import Draws, bound
-from nelbo.diffusion.decoder import to_values
+from nelbo.diffusion.decoder import DECODERS, to_values
 from nelbo.diffusion.draws import evaluation_times
 from nelbo.diffusion.learned_schedule import Learned
 from nelbo.diffusion.noise_schedule import Linear, NoiseSchedule
 from nelbo.diffusion.reverse import FIXED_KERNELS
-from nelbo.models.config import DECODERS
 from nelbo.models.interface import DiffusionModel
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding
 from nelbo.runtime.atomic import new_file
@@ -110,7 +109,7 @@ def log_density(model: SwirlModel, n_side: int, n_passes: int) -> Float[Tensor, 
     for which in range(n_passes):
         draws = draw_noise(len(pairs), "swirl density", which)
         spread = replace(draws, u=evaluation_times(range(len(pairs)), 0, n_passes, which))
-        total -= bound(model, pairs, spread).total / n_passes
+        total -= bound(model.given(), pairs, spread).total / n_passes
     return total.reshape(n_side, n_side)
 
 
@@ -120,7 +119,7 @@ def estimates(
 ) -> Float[Tensor, "p n"]:
     """Returns estimates of the bound of each point in bits per dimension under a schedule with the same ends."""
     learned, model.noise_schedule = model.noise_schedule, schedule
-    bpd = [bound(model, points, draw_noise(len(points), "swirl estimate", k)).bpd for k in range(n_passes)]
+    bpd = [bound(model.given(), points, draw_noise(len(points), "swirl estimate", k)).bpd for k in range(n_passes)]
     model.noise_schedule = learned
     return torch.stack(bpd)
 

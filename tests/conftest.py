@@ -26,8 +26,8 @@ settings.load_profile("laws")
 @pytest.fixture(scope="session")
 def exact_model() -> "Callable[..., DiffusionModel]":
     """Makes a model of a closed-form denoiser: ``exact_model(denoiser, schedule, decoder="softmax")``."""
+    from nelbo.diffusion.decoder import DECODERS
     from nelbo.diffusion.reverse import FIXED_KERNELS
-    from nelbo.models.config import DECODERS
     from nelbo.models.interface import DiffusionModel
 
     class ExactModel(DiffusionModel):

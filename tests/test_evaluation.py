@@ -78,7 +78,7 @@ def test_it_is_the_plain_average_of_the_models_bound(model, n_steps):
 def test_several_passes_are_averaged(model, n_steps):
     result = evaluate(model, DATA, n_steps, seed=3, n_passes=3)
     draws = [evaluation_draws(range(40), SHAPE, 3, n_passes=3, which=which) for which in range(3)]
-    passes = torch.stack([bound(model, pixels(40), draw, n_steps).bpd for draw in draws])
+    passes = torch.stack([bound(model.given(), pixels(40), draw, n_steps).bpd for draw in draws])
     torch.testing.assert_close(result.bpd, passes.mean().item(), rtol=1e-9, atol=0)
     assert result.n_passes == 3
     phase = draws[0].u * 3 % 1

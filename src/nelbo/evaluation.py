@@ -14,10 +14,10 @@ from torch import Tensor
 from nelbo.data.arrays import from_array
 from nelbo.data.images import Images
 from nelbo.diffusion import bound
-from nelbo.diffusion.bound import Bound, to_bpd
+from nelbo.diffusion.bound import Bound, BoundedModel, to_bpd
 from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_times, to_device
 from nelbo.errors import NelboError
-from nelbo.models.interface import DiffusionModel, Given, check_n_steps, check_seed
+from nelbo.models.interface import DiffusionModel, check_n_steps, check_seed
 from nelbo.models.labels import check_fits, labels_of
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import autocast, resolve_precision, set_precision
@@ -123,7 +123,7 @@ def evaluate(
         given = model.given(None if labels is None else labels[list(indices)].to(model.device))
         for which in range(n_passes):
             with torch.no_grad(), autocast(model.device, resolved):
-                result = _estimate(given, images, indices, n_steps, seed, n_passes, which)
+                result = _estimate(given, n_steps, images, indices, seed, n_passes, which)
             terms[start : indices.stop] += _as_table(result).cpu() / n_passes
         progress(len(indices))
     if not bool(torch.isfinite(terms).all()):
@@ -134,20 +134,20 @@ def evaluate(
 
 
 def _estimate(
-    model: DiffusionModel | Given,
+    model: BoundedModel,
+    n_steps: int | TimeSchedule | None,
     images: UInt8[Tensor, "b c h w"],
     indices: range,
-    n_steps: int | TimeSchedule | None,
     seed: int,
     n_passes: int,
     which: int,
 ) -> Bound:
     """Returns one pass's estimate of the bound of some images of a data set."""
     if isinstance(n_steps, TimeSchedule):
-        eps_0, eps = chain_draws(indices, model.image_shape, seed, which)
+        eps_0, eps = chain_draws(indices, images.shape[1:], seed, which)
         return chain_bound(model, n_steps, images, eps_0.to(images.device), eps.to(images.device))
-    draws = evaluation_draws(indices, model.image_shape, seed, n_passes, which)
-    return bound.bound(model, images, to_device(draws, model.device), n_steps)
+    draws = evaluation_draws(indices, images.shape[1:], seed, n_passes, which)
+    return bound.bound(model, images, to_device(draws, images.device), n_steps)
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:

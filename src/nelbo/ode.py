@@ -16,7 +16,7 @@ from nelbo.data.images import Images
 from nelbo.diffusion.bound import to_bpd
 from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.dequantisation import DEQUANTISATIONS
-from nelbo.diffusion.gaussian import VP, over_image
+from nelbo.diffusion.gaussian import log_alpha, over_image
 from nelbo.diffusion.probability_flow import Tolerances, log_density
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel, check_seed
@@ -121,11 +121,11 @@ def ode_likelihood(
         indices = range(start, min(start + batch_size, len(data)))
         images = data.read(indices)
         model.check_images(images)
-        told = None if labels is None else labels[list(indices)]
+        known = None if labels is None else labels[list(indices)]
         log_weights = []
         for which in range(n_samples):
             draws = _Draws(indices, which, seed, trace)
-            log_weight, calls = _log_weight(model, images, told, draws, dequantisation, tolerances)
+            log_weight, calls = _log_weight(model, images, known, draws, dequantisation, tolerances)
             log_weights.append(log_weight)
             n_calls += calls * len(indices)
         nats[start : indices.stop] = math.log(n_samples) - torch.logsumexp(torch.stack(log_weights), 0).cpu()
@@ -187,18 +187,18 @@ def _log_weight(
     device, shape = model.device, tuple(images.shape[1:])
     gamma_0, gamma_1 = (end.item() for end in (model.noise_schedule.gamma_0, model.noise_schedule.gamma_1))
     noise, log_q = DEQUANTISATIONS[dequantisation](draws.noise(shape).to(device), gamma_0)
-    log_alpha = VP.log_alpha(torch.full((len(images),), gamma_0, dtype=torch.float64, device=device))
-    z_0 = over_image(log_alpha.exp(), noise) * (to_unit(images.to(device)).double() + noise)
+    log_alpha_0 = log_alpha(torch.full((len(images),), gamma_0, dtype=torch.float64, device=device))
+    z_0 = over_image(log_alpha_0.exp(), noise) * (to_unit(images.to(device)).double() + noise)
     given = model.given(None if labels is None else labels.to(device))
     precision = _precision(model)
 
     def denoise(z: Tensor, gamma: Tensor) -> Tensor:
-        return given.denoise(z.to(precision), gamma)
+        return given.predict(z.to(precision), gamma)[0]
 
     probe = draws.probe(shape)
     probe = None if probe is None else probe.to(device)
     log_p, n_calls = log_density(denoise, z_0, gamma_0, gamma_1, probe, tolerances)
-    return log_p + model.n_dims * log_alpha - log_q.flatten(1).sum(1), n_calls
+    return log_p + model.n_dims * log_alpha_0 - log_q.flatten(1).sum(1), n_calls
 
 
 def _precision(model: DiffusionModel) -> torch.dtype:

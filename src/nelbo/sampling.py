@@ -62,5 +62,5 @@ def sample(
             batch = slice(start, start + batch_size)
             given = model.given(None if labels is None else labels[batch].to(model.device))
             generators = [generator("sample", seed) for seed in seeds[batch]]
-            images.append(walk(given, schedule, generators, progress).cpu())
+            images.append(walk(given, schedule, generators, model.device, progress).cpu())
         return torch.cat(images)

@@ -65,7 +65,7 @@ def test_the_length_is_the_bound(coder_of, schedule_of, small_model, smooth_imag
         generator, bounds = torch.Generator().manual_seed(0), []
         for _ in range(8):
             eps = torch.randn((2, *images.shape), generator=generator)
-            bounds.append(chain_bound(small_model, schedule, images, eps[0], eps[1]).bpd.mean().item())
+            bounds.append(chain_bound(small_model.given(), schedule, images, eps[0], eps[1]).bpd.mean().item())
     error = np.std(bounds) * math.sqrt(1 + 1 / len(bounds))
     assert abs(net - np.mean(bounds)) < 0.01 * np.mean(bounds) + 3 * error
 

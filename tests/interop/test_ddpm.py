@@ -173,11 +173,11 @@ def test_clipping_keeps_the_noise_where_it_does_not_clip():
 def test_learned_variances_are_halves_of_the_output():
     model = model_of(variance="learned_range", function=lambda x, t: torch.cat([network(x, t), x], dim=1))
     gamma = model.gammas[4].expand(2)
-    eps_hat, nu = model.denoise_with_range(NOISE[0], gamma)
+    eps_hat, nu = model.predict(NOISE[0], gamma)
     scale = gaussian.sigma(gamma + DEFAULT_UNITS.gamma_shift) / gaussian.sigma(gamma)
     torch.testing.assert_close(nu, (gaussian.over_image(scale, NOISE[0]) * NOISE[0] + 1) / 2)
     torch.testing.assert_close(eps_hat, model_of().denoise(NOISE[0], gamma))
-    assert model_of().denoise_with_range(NOISE[0], gamma)[1] is None
+    assert model_of().predict(NOISE[0], gamma)[1] is None
 
 
 @pytest.mark.parametrize(

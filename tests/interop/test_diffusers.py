@@ -81,7 +81,7 @@ def test_the_denoised_image_is_the_schedulers(tmp_path, name):
         scale = gaussian.sigma(gamma + DEFAULT_UNITS.gamma_shift) / gaussian.sigma(gamma)
         theirs = gaussian.over_image(scale, z) * z
         expected = scheduler.step(unet(theirs, t).sample, t, theirs, return_dict=False)[1]
-        eps_hat, nu = model.denoise_with_range(z, gamma)
+        eps_hat, nu = model.predict(z, gamma)
         x_hat = PIXEL_SCALE * gaussian.denoised(z.double(), eps_hat.double(), gamma)
         tolerance = 1e-3 if t == last else 1e-4  # Their products of betas are in float32.
         torch.testing.assert_close(x_hat.float(), expected, rtol=tolerance, atol=tolerance)

@@ -145,7 +145,7 @@ def test_guidance_mixes_the_noise_and_leaves_the_variances():
 
     options = {"variance": "learned_range", "clip": None, "n_classes": 3, "null_class": 3}
     model = nelbo.from_callable(function, BETAS, SHAPE, **options, guidance=3.0)
-    eps_hat, nu = model.denoise_with_range(torch.zeros(1, *SHAPE), model.gammas[[2]], torch.tensor([1]))
+    eps_hat, nu = model.predict(torch.zeros(1, *SHAPE), model.gammas[[2]], torch.tensor([1]))
     assert eps_hat.unique().tolist() == [3 + 3 * (1 - 3)]
     assert nu is not None
     assert nu.unique().tolist() == [pytest.approx((0.1 + 1) / 2)]

@@ -97,7 +97,7 @@ def test_each_term_of_the_bound_is_theirs(imported, case):
     for t in range(1, len(zs)):
         gamma_s, gamma_t = (model.gammas[i].expand(len(images)) for i in (t - 1, t))
         with torch.no_grad():
-            eps_hat, nu = model.denoise_with_range(zs[t], gamma_t, labels)
+            eps_hat, nu = model.predict(zs[t], gamma_t, labels)
         kl = pair_kl(model, zs[t], to_unit(images), eps_hat, nu, gamma_s, gamma_t)
         torch.testing.assert_close(kl / math.log(2), vb[t].double(), rtol=2e-3, atol=1e-6)
 
@@ -125,7 +125,7 @@ def test_the_exit_and_the_prior_are_theirs(imported, case):
     gamma = model.gammas[0].expand(len(images))
     with torch.no_grad():
         z = gaussian.diffuse(to_unit(images), noise[0], gamma)
-        eps_hat, nu = model.denoise_with_range(z, gamma, labels if model.n_classes else None)
+        eps_hat, nu = model.predict(z, gamma, labels if model.n_classes else None)
     x_hat = gaussian.denoised(z.double(), eps_hat.double(), gamma)
     std = torch.tensor(model.exit_std, dtype=torch.float64)
     if nu is not None:

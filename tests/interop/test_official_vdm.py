@@ -158,7 +158,7 @@ def test_golden_bound(golden):
     n = len(record["images"])
     u = torch.tensor(np.mod(np.float64(record["u0"]) + np.arange(n) / n, 1))
     draws = Draws(channels_first(record["eps_0"]), u, channels_first(record["eps_t"]))
-    terms = bound(model, channels_first(record["images"]), draws, n_steps)
+    terms = bound(model.given(), channels_first(record["images"]), draws, n_steps)
     for ours, theirs in (
         (terms.prior, "loss_klz"),
         (terms.reconstruction, "loss_recon"),

@@ -53,7 +53,7 @@ def ancestral(model, variance, timesteps):
     z = unit * torch.randn(2, *SHAPE, generator=generator)  # It starts from unit noise in its own units.
     for t, s in zip(timesteps, [*timesteps[1:], None], strict=True):
         gamma_t = model.gammas[t].expand(2)
-        eps_hat, nu = model.denoise_with_range(z, gamma_t)
+        eps_hat, nu = model.predict(z, gamma_t)
         x_hat = gaussian.denoised(z.double(), eps_hat.double(), gamma_t)
         if s is None:
             return ((PIXEL_SCALE * x_hat + 1) / 2).clamp(0, 1).numpy()

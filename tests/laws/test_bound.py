@@ -69,11 +69,11 @@ def test_the_bound_is_a_function_of_its_draws_image_by_image(exact_model, n_step
     images = pixels(6)
     model = exact_model(MixtureDenoiser(to_unit(images)), Linear(-13.3, 5.0))
     draws = Draws(normal(6, *SHAPE), torch.arange(6, dtype=torch.float64) / 6, normal(6, *SHAPE, seed=1))
-    together = bound(model, images, draws, n_steps)
+    together = bound(model.given(), images, draws, n_steps)
     assert together.total.dtype == torch.float64
     for i in range(6):
         one = slice(i, i + 1)
-        alone = bound(model, images[one], Draws(draws.eps_0[one], draws.u[one], draws.eps_t[one]), n_steps)
+        alone = bound(model.given(), images[one], Draws(draws.eps_0[one], draws.u[one], draws.eps_t[one]), n_steps)
         torch.testing.assert_close(alone.total, together.total[one], rtol=1e-9, atol=0)
 
 
@@ -86,7 +86,7 @@ def test_every_step_is_found_from_the_times_within_it(exact_model, n_steps):
         mistake = eps - model.denoise(diffuse(x, eps, gammas[i + 1][None]), gammas[i + 1][None])
         cost = n_steps * model.reverse.step_kl(mistake, gammas[i][None], gammas[i + 1][None])
         for u in (i / n_steps + 1e-12, (i + 0.5) / n_steps, np.nextafter((i + 1) / n_steps, 0) - 1e-12):
-            found = discrete_diffusion(model, x, torch.tensor([u], dtype=torch.float64), eps, n_steps)
+            found = discrete_diffusion(model.given(), x, torch.tensor([u], dtype=torch.float64), eps, n_steps)
             torch.testing.assert_close(found, cost, rtol=1e-9, atol=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_the_last_time_below_one_is_in_the_last_step(exact_model):
     model.denoise = lambda z, gamma, labels=None: seen.append(gamma) or torch.zeros_like(z)
     u, x = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64), to_unit(pixels(1))
     for n_steps in (1, 3, 10, 250, 1000, 1 << 20):
-        discrete_diffusion(model, x, u, normal(1, *SHAPE), n_steps)
+        discrete_diffusion(model.given(), x, u, normal(1, *SHAPE), n_steps)
     torch.testing.assert_close(torch.cat(seen), torch.full((6,), 5.0).double(), rtol=0, atol=1e-12)
 
 
@@ -124,7 +124,9 @@ def points(denoiser):
 def expectation(term, model, u, *arguments):
     """Returns the exact expectation of a diffusion estimate at each time."""
     x, eps = points(model.denoiser)
-    values = term(model, x.repeat(len(u), 1, 1, 1), u.repeat_interleave(8), eps.repeat(len(u), 1, 1, 1), *arguments)
+    values = term(
+        model.given(), x.repeat(len(u), 1, 1, 1), u.repeat_interleave(8), eps.repeat(len(u), 1, 1, 1), *arguments
+    )
     return values.reshape(-1, 8).mean(1)
 
 
@@ -138,7 +140,7 @@ def test_the_expected_squared_error_is_the_closed_form(exact_model, gamma):
     model = exact_model(gaussian_denoiser(), Linear(-13.3, 5.0))
     x, eps = points(model.denoiser)
     gammas = torch.full((8,), gamma, dtype=torch.float64)
-    error = squared_error(model, x, eps, gammas).mean()
+    error = squared_error(model.given(), x, eps, gammas).mean()
     torch.testing.assert_close(error, model.denoiser.expected_error(gammas[:1])[0], rtol=1e-10, atol=0)
     assert diffuse(x, eps, gammas).dtype == torch.float64
 

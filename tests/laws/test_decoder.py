@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from nelbo.diffusion.decoder import N_VALUES, DiscretisedGaussian, to_unit, to_values, window_radius
+from nelbo.diffusion.decoder import DECODERS, N_VALUES, DiscretisedGaussian, to_unit, to_values, window_radius
 from nelbo.diffusion.gaussian import alpha, diffuse
-from nelbo.models.config import DECODERS
 
 GAMMAS = [-18.0, -13.3, -9.7, -7.0, -4.0, 0.0, 3.0]
 every = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS.keys())

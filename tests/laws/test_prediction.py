@@ -68,7 +68,7 @@ def test_a_network_that_states_the_same_noise_in_another_form_is_the_same_model(
     other.net.forward = lambda z, gamma, *_: of_noise(prediction, truth(z), z, gamma.double())
     schedule, x, eps = Linear(-13.3, 5.0), normal(6, *SHAPE).tanh(), normal(6, *SHAPE, seed=1)
     gamma = schedule(torch.linspace(0, 1, 6, dtype=torch.float64)).float().double()  # What the network is told.
-    expected = squared_error(of_eps, x, eps, gamma)
-    torch.testing.assert_close(squared_error(other, x, eps, gamma), expected, rtol=1e-9, atol=0)
+    expected = squared_error(of_eps.given(), x, eps, gamma)
+    torch.testing.assert_close(squared_error(other.given(), x, eps, gamma), expected, rtol=1e-9, atol=0)
     z = diffuse(x, eps, gamma)
     torch.testing.assert_close(other.denoise(z, gamma), of_eps.denoise(z, gamma), rtol=1e-9, atol=1e-9)

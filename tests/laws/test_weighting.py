@@ -104,8 +104,8 @@ def test_with_weight_one_the_loss_is_the_bounds_diffusion_term(exact_model, sche
     root = normal(4, 4)
     model = exact_model(GaussianDenoiser(normal(*SHAPE, seed=1), root @ root.T), schedule)
     u, x, eps = torch.arange(8, dtype=torch.float64) / 8, normal(8, *SHAPE, seed=2), normal(8, *SHAPE, seed=3)
-    integrand = weighted_integrand(model, x, eps, schedule(u), "elbo")
-    expected = continuous_diffusion(model, x, u, eps)
+    integrand = weighted_integrand(model.given(), x, eps, schedule(u), "elbo")
+    expected = continuous_diffusion(model.given(), x, u, eps)
     torch.testing.assert_close(schedule.derivative(u) * integrand, expected, rtol=1e-14, atol=0)
 
 

@@ -115,7 +115,7 @@ def expected_bound(model, value, times, n_steps=None):
     weights = (times.diff()[:, None] * density / density.sum()).flatten()
     noise = noise.reshape(-1, 1, 1, 1)
     images = torch.full(noise.shape, value, dtype=torch.uint8)
-    terms = bound(model, images, Draws(noise, u.flatten(), noise), n_steps)
+    terms = bound(model.given(), images, Draws(noise, u.flatten(), noise), n_steps)
     return torch.stack([(weights * term).sum() for term in (terms.prior, terms.reconstruction, terms.diffusion)])
 
 
@@ -159,7 +159,7 @@ def test_the_estimated_bound_of_images_is_their_code_length_within_its_error(exa
     images = IMAGES.reshape(-1, *SHAPE).to(torch.uint8)
     model = exact_model(MixtureDenoiser(to_unit(images), IMAGE_WEIGHTS), schedule)
     which = torch.arange(20_000) % len(images)
-    total = bound(model, images[which], many_draws()).total
+    total = bound(model.given(), images[which], many_draws()).total
     for image, weight in enumerate(IMAGE_WEIGHTS):
         found = total[which == image]
         error = found.std().item() / math.sqrt(len(found))
@@ -173,7 +173,7 @@ def test_the_gaussians_expected_error_and_loss_agree_with_draws(exact_model):
     n = 40_000
     x = denoiser.mean + (normal(n, 4, seed=5) * denoiser.variances.sqrt() @ denoiser.axes.T).reshape(n, *SHAPE)
     u = torch.arange(n, dtype=torch.float64) / n
-    nats = continuous_diffusion(model, x, u, normal(n, *SHAPE, seed=6))
+    nats = continuous_diffusion(model.given(), x, u, normal(n, *SHAPE, seed=6))
     loss = denoiser.diffusion_loss(schedule.gamma_0, schedule.gamma_1)
     torch.testing.assert_close(nats.mean(), loss, rtol=0, atol=4 * nats.std().item() / math.sqrt(n))
     gamma = torch.linspace(-5, 4, 20_001, dtype=torch.float64)

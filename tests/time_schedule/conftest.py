@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.decoder import DECODERS, to_unit
 from nelbo.diffusion.noise_schedule import Linear, Table
 from nelbo.diffusion.reverse import FIXED_KERNELS
-from nelbo.models.config import DECODERS
 from nelbo.models.interface import DiffusionModel
 from nelbo.nets.closed_form import MixtureDenoiser
 from nelbo.time_schedule.gather import error_table
@@ -44,7 +43,7 @@ class ToyModel(DiffusionModel):
         shrink = 1.0 if self.is_exact else 0.9 + 0.05 * torch.sigmoid(gamma)[:, None, None, None].to(z.dtype)
         return shrink * self.denoiser(z, gamma)
 
-    def denoise_with_range(self, z, gamma, labels=None):
+    def predict(self, z, gamma, labels=None):
         nu = torch.sigmoid(0.3 * z + 0.1 * gamma[:, None, None, None]).to(z.dtype)
         return self.denoise(z, gamma), nu if self.reverse.name == "learned-range" else None
 

@@ -20,6 +20,6 @@ def test_edge_costs_are_the_kernels_divergences(gathered, model_name, reverse):
     for s, t in [(1, 2), (1, N_LEVELS), (5, 6), (3, 9)]:
         schedule = schedule_of(table, graph, [0, s, t])
         gamma_s, gamma_t = table.gammas[[s - 1, t - 1]][:, None].expand(2, N_IMAGES)
-        eps_hat, nu = model.denoise_with_range(diffuse(to_unit(images), eps, gamma_t), gamma_t)
+        eps_hat, nu = model.predict(diffuse(to_unit(images), eps, gamma_t), gamma_t)
         nats = schedule.kernel(len(schedule.gammas) - 2).step_kl(eps - eps_hat, gamma_s, gamma_t, nu).mean().item()
         assert graph.edges[s, t] == pytest.approx(nats, rel=3e-4 if reverse == "learned-range" else 1e-5)

@@ -24,7 +24,7 @@ def test_a_file_gives_the_schedule_back(gathered, model_name, reverse, tmp_path)
         schedule.save(tmp_path / "k.safetensors")
         found = TimeSchedule.load(tmp_path / "k.safetensors")
         eps_0, eps = chain_draws(range(N_IMAGES), model.image_shape, 1)
-        one, other = (chain_bound(model, each, images, eps_0, eps) for each in (schedule, found))
+        one, other = (chain_bound(model.given(), each, images, eps_0, eps) for each in (schedule, found))
         assert torch.equal(one.total, other.total)
         assert (found.prediction, found.timesteps, found.n_steps) == (schedule.prediction, schedule.timesteps, k)
 

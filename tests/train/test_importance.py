@@ -104,7 +104,7 @@ def test_the_objective_is_the_weighted_loss_and_one_is_the_bound(weighting, tiny
     images = torch.from_numpy(pixels[:6]).permute(0, 3, 1, 2).contiguous()
     draws = training_draws(range(6), 6, (3, 8, 8), 0, 3)
     loss = WeightedObjective(vdm, weighting, is_adaptive=False)(images, draws)
-    nats = continuous_diffusion(vdm, to_unit(images), draws.u, draws.eps_t)
+    nats = continuous_diffusion(vdm.given(), to_unit(images), draws.u, draws.eps_t)
     expected = to_bpd(WEIGHTINGS[weighting](vdm.noise_schedule(draws.u)) * nats, vdm.n_dims).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 

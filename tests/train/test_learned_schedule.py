@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from nelbo.diffusion.bound import bound, diffusion_at, to_bpd
+from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.draws import training_draws
 from nelbo.diffusion.learned_schedule import Learned, fork, join
 from nelbo.diffusion.reverse import FIXED_KERNELS
-from nelbo.models.config import DECODERS
 from nelbo.models.interface import DiffusionModel
 from nelbo.models.vdm import VDM
 from nelbo.train.loop import Trainer
@@ -68,7 +68,7 @@ def plain_losses(model, x, t, eps):
 
 def forked_losses(model, x, t, eps):
     gamma, slope, token = fork(model.noise_schedule, t)
-    return join(diffusion_at(model, x, eps, gamma, slope), token)
+    return join(diffusion_at(model.given(), x, eps, gamma, slope), token)
 
 
 def parts(model):
@@ -156,7 +156,7 @@ def batch(pixels):
 def test_the_objective_of_continuous_time_splits_the_gradient(learning, batch):
     vdm, (images, draws) = vdm_of(learning()), batch
     interior, rest = parts(vdm)
-    terms = bound(vdm, images, draws)
+    terms = bound(vdm.given(), images, draws)
     squares = to_bpd(terms.diffusion, vdm.n_dims).square().mean()
     mean = to_bpd(terms.total, vdm.n_dims).mean()
     expected = torch.autograd.grad(squares, interior, retain_graph=True) + torch.autograd.grad(mean, rest)
@@ -170,13 +170,13 @@ def test_the_objective_of_continuous_time_splits_the_gradient(learning, batch):
 def test_with_fixed_ends_the_loss_is_the_diffusion_term(tiny, batch):
     schedule = '{"type": "learned", "n_units": 8, "learned_ends": false}'
     vdm, (images, draws) = vdm_of(tiny("model.net.dropout=0", f"model.noise_schedule={schedule}")), batch
-    diffusion = to_bpd(bound(vdm, images, draws).diffusion, vdm.n_dims).mean()
+    diffusion = to_bpd(bound(vdm.given(), images, draws).diffusion, vdm.n_dims).mean()
     torch.testing.assert_close(Objective(vdm, None)(images, draws), diffusion)
 
 
 def test_the_interior_of_a_chain_descends_the_bound_which_depends_on_it(learning, batch):
     vdm, (images, draws) = vdm_of(learning("n_steps=10")), batch
-    mean = to_bpd(bound(vdm, images, draws, 10).total, vdm.n_dims).mean()
+    mean = to_bpd(bound(vdm.given(), images, draws, 10).total, vdm.n_dims).mean()
     objective = Objective(vdm, 10)
     loss = objective(images, draws)
     moved = [p for p in vdm.parameters() if p.requires_grad]

@@ -46,5 +46,5 @@ def test_errors_are_those_of_evenly_spaced_images_or_of_all_of_few(exact_model, 
     model = exact_model(MixtureDenoiser(to_unit(pixels[:1]).flip(-1)), Linear(-13.3, 5.0))
     gammas = float64(-3.0, 2.0)
     x, eps = to_unit(pixels[list(used)]), normals((1, 2, 2), used, "noise levels")
-    expected = [squared_error(model, x, eps, gamma.expand(len(x))).mean() / 4 for gamma in gammas]
+    expected = [squared_error(model.given(), x, eps, gamma.expand(len(x))).mean() / 4 for gamma in gammas]
     torch.testing.assert_close(mean_squared_errors(model, from_array(pixels), gammas), torch.stack(expected))

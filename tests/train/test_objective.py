@@ -86,7 +86,7 @@ def test_what_a_fixed_schedule_leaves_out_has_no_gradient(n_steps, tiny, images,
     moved = [p for p in vdm.parameters() if p.requires_grad]
     assert len(moved) == len(list(vdm.net.parameters()))
     loss = Objective(vdm, n_steps)(images, draws)
-    full = bound(vdm, images, draws, n_steps)
+    full = bound(vdm.given(), images, draws, n_steps)
     omitted = to_bpd(full.prior + full.reconstruction, vdm.n_dims).mean()
     assert not omitted.requires_grad
     whole = to_bpd(full.total, vdm.n_dims).mean()
@@ -96,5 +96,5 @@ def test_what_a_fixed_schedule_leaves_out_has_no_gradient(n_steps, tiny, images,
 
 def test_a_learned_schedule_counts_every_term(tiny, images, draws):
     vdm = model(tiny)
-    whole = to_bpd(bound(vdm, images, draws).total, vdm.n_dims).mean()
+    whole = to_bpd(bound(vdm.given(), images, draws).total, vdm.n_dims).mean()
     torch.testing.assert_close(Objective(vdm, None)(images, draws), whole)

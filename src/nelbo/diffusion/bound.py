@@ -14,15 +14,15 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.diffusion.decoder import Decoder, discretised_gaussian, to_unit
-from nelbo.diffusion.gaussian import VP, Specification, alpha, denoised, diffuse, rescaled, sigma
+from nelbo.diffusion.gaussian import alpha, denoised, diffuse, sigma
 from nelbo.diffusion.noise_schedule import NoiseSchedule
 from nelbo.diffusion.reverse import ReverseKernel
 
@@ -69,47 +69,26 @@ class Bound:
         return to_bpd(self.total, self.n_dims)
 
 
-@runtime_checkable  # For the type checks of the tests.
-class BoundedModel(Protocol):
-    """What the bound needs of a model."""
+@dataclass(frozen=True, eq=False)
+class BoundedModel:
+    r"""All that the bound needs of a model, conditioned on all that is known of a batch of images.
 
-    @property
-    def specification(self) -> Specification:
-        """How the latents are scaled."""
-        ...
+    Attributes:
+        noise_schedule: Gamma as a function of time.
+        gammas: The increasing gammas of a discrete-time model; None where the denoiser takes any gamma.
+        decoder: :math:`p(x \mid z_0)`.
+        reverse: :math:`p(z_s \mid z_t)`.
+        exit_std: The standard deviation of the last step, where that is a network evaluation.
+        predict: Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, :math:`\nu`; see
+            :meth:`nelbo.models.interface.DiffusionModel.predict`.
+    """
 
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        """Gamma as a function of time."""
-        ...
-
-    @property
-    def gammas(self) -> Tensor | None:
-        """The gammas of a discrete-time model."""
-        ...
-
-    @property
-    def decoder(self) -> Decoder:
-        """p(x | z_0)."""
-        ...
-
-    @property
-    def reverse(self) -> ReverseKernel:
-        """p(z_s | z_t)."""
-        ...
-
-    @property
-    def exit_std(self) -> float | None:
-        """The standard deviation of the last step, where that is a network evaluation."""
-        ...
-
-    def denoise(self, z: Tensor, gamma: Tensor, /) -> Tensor:
-        """Returns eps_hat."""
-        ...
-
-    def denoise_with_range(self, z: Tensor, gamma: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """Returns eps_hat and, of a model with learned variances, where they lie."""
-        ...
+    noise_schedule: NoiseSchedule
+    gammas: Tensor | None
+    decoder: Decoder
+    reverse: ReverseKernel
+    exit_std: float | None
+    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
@@ -123,10 +102,7 @@ def to_bpd(nats: Float[Tensor, "*b"], n_dims: int) -> Float[Tensor, "*b"]:
 
 
 def prior_kl(x: Float[Tensor, "b *chw"], gamma_1: Float[Tensor, ""]) -> Float[Tensor, " b"]:
-    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64.
-
-    Like any divergence it is the same for latents of another scale, where the prior is scaled with them.
-    """
+    r"""Returns :math:`\mathrm{KL}(q(z_1 \mid x) \parallel p(z_1))` in nats per image, float64."""
     return prior_kl_of(x.double().square().flatten(1).sum(1), x[0].numel(), gamma_1)
 
 
@@ -154,11 +130,12 @@ def reconstruction(
     gamma_0 = model.noise_schedule.gamma_0
     if model.gammas is not None and n_steps is not None:
         gamma_0 = model.gammas[even_nodes(len(model.gammas), n_steps)[0]].to(eps_0.device)
-    gammas, spec = gamma_0.expand(len(images)), model.specification
-    z_0 = diffuse(to_unit(images), eps_0, gammas, spec)
+    gammas = gamma_0.expand(len(images))
+    z_0 = diffuse(to_unit(images), eps_0, gammas)
     if model.exit_std is None:
-        return -model.decoder.log_likelihood(images, rescaled(z_0, gammas, spec, VP), gamma_0)
-    return exit_loss(images, denoised(z_0, model.denoise(z_0, gammas), gammas, spec), model.exit_std)
+        return -model.decoder.log_likelihood(images, z_0, gamma_0)
+    eps_hat, _ = model.predict(z_0, gammas)
+    return exit_loss(images, denoised(z_0, eps_hat, gammas), model.exit_std)
 
 
 def exit_loss(images: UInt8[Tensor, "b *chw"], x_hat: Float[Tensor, "b *chw"], std: float) -> Float[Tensor, " b"]:
@@ -178,7 +155,7 @@ def squared_error(
     gamma: Float[Tensor, " b"],
 ) -> Float[Tensor, " b"]:
     r"""Returns :math:`\|\epsilon - \hat\epsilon(z_t; \gamma_t)\|^2`, summed over dimensions in float64."""
-    eps_hat = model.denoise(diffuse(x, eps, gamma, model.specification), gamma)
+    eps_hat, _ = model.predict(diffuse(x, eps, gamma), gamma)
     return (eps - eps_hat).square().flatten(1).sum(1, dtype=torch.float64)
 
 
@@ -218,7 +195,7 @@ def discrete_diffusion(
     gamma_s, gamma_t, n_pairs = step_gammas(model, u, n_steps)
     if not n_pairs:
         return torch.zeros_like(u)
-    eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t, model.specification), gamma_t)
+    eps_hat, nu = model.predict(diffuse(x, eps, gamma_t), gamma_t)
     return n_pairs * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
 
 

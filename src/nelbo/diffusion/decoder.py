@@ -111,6 +111,9 @@ class DiscretisedGaussian(Decoder):
         return values.gather(0, mass.argmax(0, keepdim=True))[0]
 
 
+DECODERS: dict[str, Decoder] = {"softmax": Softmax(), "discretised_gaussian": DiscretisedGaussian()}
+
+
 def discretised_gaussian(
     points: Float[Tensor, "..."], mean: Float[Tensor, "..."], std: Float[Tensor, "..."]
 ) -> Float[Tensor, "..."]:

@@ -229,4 +229,4 @@ def _latents(
 
 def _denoise(model: DiffusionModel, z: Float[Tensor, "b c h w"], gamma: float) -> Float[Tensor, "b c h w"]:
     gammas = torch.full((len(z),), gamma, dtype=torch.float64, device=model.device)
-    return model.denoise(z.float().to(model.device), gammas).double().cpu()
+    return model.predict(z.float().to(model.device), gammas)[0].double().cpu()

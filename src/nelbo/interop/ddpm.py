@@ -16,13 +16,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from nelbo.diffusion import gaussian
+from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.noise_schedule import Table
 from nelbo.diffusion.prediction import to_noise
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked, exit_std_of, gammas_of
 from nelbo.interop.units import DEFAULT_UNITS, Units
-from nelbo.models.config import DECODERS, Frozen
+from nelbo.models.config import Frozen
 from nelbo.models.interface import DiffusionModel
 
 NEAR = 1e-4  # Gammas closer than this are the same timestep: the finest schedules in use are ten times coarser.
@@ -114,9 +115,9 @@ class DDPM(DiffusionModel):
             NelboError: If a gamma is none of the model's, or labels are missing or not expected. Whether they are in
                 range :meth:`check_labels` asks, once and not at every network call, for which a GPU would have to wait.
         """
-        return self.denoise_with_range(z, gamma, labels)[0]
+        return self.predict(z, gamma, labels)[0]
 
-    def denoise_with_range(
+    def predict(
         self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
         r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, :math:`\nu`.

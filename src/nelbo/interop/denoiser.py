@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.noise_schedule import Linear
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.coordinates import COORDINATES, to_noise
 from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
 from nelbo.interop.units import Units, units_of
-from nelbo.models.config import DECODERS
 from nelbo.models.interface import DiffusionModel
 
 Prediction = Literal["eps", "x", "v", "flow"]

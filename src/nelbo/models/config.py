@@ -15,16 +15,12 @@ from pydantic import (
 )
 from torch import nn
 
-from nelbo.diffusion.decoder import Decoder, DiscretisedGaussian, Softmax
 from nelbo.diffusion.learned_schedule import Learned
 from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
 from nelbo.errors import NelboError
 from nelbo.models.augmentation import AUGMENTATIONS, misfit
 from nelbo.nets.unet import UNet
 from nelbo.nets.unet_multiscale import UNetMultiscale
-
-DECODERS: dict[str, Decoder] = {"softmax": Softmax(), "discretised_gaussian": DiscretisedGaussian()}
-
 
 Channels = Annotated[int, Field(ge=4, multiple_of=4)]
 Exponent = Annotated[int, Field(ge=0, le=16)]

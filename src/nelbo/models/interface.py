@@ -5,7 +5,6 @@ codec takes as well, a pre-trained DDPM another.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
 
@@ -17,9 +16,8 @@ from nelbo.diffusion import bound
 from nelbo.diffusion.bound import Bound, BoundedModel
 from nelbo.diffusion.decoder import Decoder
 from nelbo.diffusion.draws import evaluation_draws, to_device
-from nelbo.diffusion.gaussian import VP, Specification
 from nelbo.diffusion.noise_schedule import NoiseSchedule
-from nelbo.diffusion.reverse import LearnedRange, ReverseKernel
+from nelbo.diffusion.reverse import ReverseKernel
 from nelbo.errors import NelboError
 
 MAX_STEPS = 10**9  # With more, steps are so short that rounding shows in the bound.
@@ -38,7 +36,6 @@ class DiffusionModel(nn.Module, ABC):
         exit_std: Of a model whose last step is a network evaluation, the standard deviation of
             :math:`p(x \mid z_t)`, a discretised Gaussian around :math:`\hat x(z_t)`, by the convention of Ho et al.
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
-        specification: How the latents are scaled; variance preserving of all models here.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
         identity: What tells it from models of the same weights, see :func:`nelbo.models.fingerprint.fingerprint`.
     """
@@ -51,7 +48,6 @@ class DiffusionModel(nn.Module, ABC):
     exit_std: float | None = None
     n_classes: int = 0
     identity: str = ""
-    specification: Specification = VP
 
     @abstractmethod
     def denoise(
@@ -65,35 +61,47 @@ class DiffusionModel(nn.Module, ABC):
             labels: The class of each image, for a class-conditional model.
         """
 
-    def given(
-        self, labels: Int64[Tensor, " b"] | None, codes: Int64[Tensor, "b k"] | None = None
-    ) -> "DiffusionModel | Given":
-        """Returns the model of images of which this is known, which needs no further arguments; itself for nothing.
+    def predict(
+        self, z: Float[Tensor, "b *chw"], gamma: Float[Tensor, " b"], labels: Int64[Tensor, " b"] | None = None
+    ) -> tuple[Float[Tensor, "b *chw"], Float[Tensor, "b *chw"] | None]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, :math:`\nu`.
 
-        Args:
-            labels: The class of each image, for a class-conditional model.
-            codes: How each image was transformed, see :mod:`nelbo.models.augmentation`; None for images as they are.
-        """
-        if codes is not None:
-            return Given(self, (labels, codes))
-        return self if labels is None else Given(self, (labels,))
-
-    def denoise_with_range(
-        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"], labels: Int64[Tensor, " b"] | None = None
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        r"""Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, where they lie.
-
-        The second is :math:`\nu`, about in [0, 1], by which each pixel's variance of any step s < t interpolates:
+        The second, about in [0, 1], interpolates each pixel's variance of any step s < t
 
         .. math:: \log \sigma_p^2 = \nu \log \sigma_{t|s}^2 + (1 - \nu) \log \sigma_Q^2,
 
-        between :math:`\beta` and :math:`\tilde\beta` of the pair; None of a model without.
+        between :math:`\beta` and :math:`\tilde\beta` of the pair; None of a model without. Everything in this package
+        calls the model here; a model without learned variances need only implement :meth:`denoise`.
+
+        Args:
+            z: Latents.
+            gamma: Negative log-SNR of each.
+            labels: The class of each image, for a class-conditional model.
 
         References:
             Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
             https://arxiv.org/abs/2102.09672
         """
-        return self.denoise(z, gamma, labels), None
+        return self.denoise(z, gamma) if labels is None else self.denoise(z, gamma, labels), None
+
+    def given(
+        self, labels: Int64[Tensor, " b"] | None = None, codes: Int64[Tensor, "b k"] | None = None
+    ) -> BoundedModel:
+        """Returns the model conditioned on what is known of a batch of images.
+
+        Args:
+            labels: The class of each image, for a class-conditional model.
+            codes: How each image was transformed, see :mod:`nelbo.models.augmentation`; None for images as they are.
+        """
+        known = (labels,) if codes is None else (labels, codes)
+        return BoundedModel(
+            noise_schedule=self.noise_schedule,
+            gammas=self.gammas,
+            decoder=self.decoder,
+            reverse=self.reverse,
+            exit_std=self.exit_std,
+            predict=lambda z, gamma: self.predict(z, gamma, *known),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -164,82 +172,6 @@ class DiffusionModel(nn.Module, ABC):
         draws = evaluation_draws(range(len(images)), self.image_shape, seed)
         model = self.given(None if labels is None else labels.to(self.device))
         return bound.bound(model, images.to(self.device), to_device(draws, self.device), n_steps)
-
-
-@dataclass(frozen=True)
-class View:
-    """Everything of a model that the bound needs, but its denoiser and the scale of its latents.
-
-    Attributes:
-        model: The model.
-    """
-
-    model: BoundedModel
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        """Gamma as a function of time."""
-        return self.model.noise_schedule
-
-    @property
-    def gammas(self) -> Tensor | None:
-        """The gammas of a discrete-time model."""
-        return self.model.gammas
-
-    @property
-    def exit_std(self) -> float | None:
-        """The standard deviation of the last step, where that is a network evaluation."""
-        return self.model.exit_std
-
-    @property
-    def decoder(self) -> Decoder:
-        """p(x | z_0), of a variance-preserving z_0."""
-        return self.model.decoder
-
-    @property
-    def reverse(self) -> ReverseKernel:
-        """The kernel of the variance-preserving chain; what a step costs does not depend on the latents' scale."""
-        return self.model.reverse
-
-
-@dataclass(frozen=True)
-class Given(View):
-    """A model that was told all it is to know of a batch of images: what the bound and a sampler see of it.
-
-    Attributes:
-        model: The model.
-        conditions: What its denoiser takes after the latents and their gammas.
-    """
-
-    model: DiffusionModel
-    conditions: tuple[Tensor | None, ...]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its images."""
-        return self.model.image_shape
-
-    @property
-    def specification(self) -> Specification:
-        """How the latents are scaled."""
-        return self.model.specification
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.model.device
-
-    def denoise(self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """Returns the noise expected in each latent."""
-        return self.model.denoise(z, gamma, *self.conditions)
-
-    def denoise_with_range(
-        self, z: Float[Tensor, "b c h w"], gamma: Float[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        """Returns the noise expected in each latent and, of a model with learned variances, where they lie."""
-        if isinstance(self.reverse, LearnedRange):
-            return self.model.denoise_with_range(z, gamma, *self.conditions)
-        return self.denoise(z, gamma), None
 
 
 def check_seed(seed: int) -> None:

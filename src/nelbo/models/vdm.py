@@ -3,10 +3,11 @@
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.prediction import to_noise
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
-from nelbo.models.config import DECODERS, ModelConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.interface import DiffusionModel
 
 
@@ -51,3 +52,13 @@ class VDM(DiffusionModel):
             raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
         output = self.net(z, gamma.float(), labels, codes)
         return to_noise(self.config.prediction, output, z, gamma)
+
+    def predict(
+        self,
+        z: Float[Tensor, "b c h w"],
+        gamma: Float[Tensor, " b"],
+        labels: Int64[Tensor, " b"] | None = None,
+        codes: Int64[Tensor, "b k"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], None]:
+        r"""Returns :math:`\hat\epsilon(z; \gamma)`, see :meth:`denoise`; its variances are not learned."""
+        return self.denoise(z, gamma, labels, codes), None

@@ -7,16 +7,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.diffusion.bound import Bound, exit_loss, prior_kl
+from nelbo.diffusion.bound import Bound, BoundedModel, exit_loss, prior_kl
 from nelbo.diffusion.decoder import to_unit, to_values
 from nelbo.diffusion.gaussian import denoised, diffuse
 from nelbo.errors import NelboError
-from nelbo.models.interface import DiffusionModel, Given
 from nelbo.time_schedule.schedule import TimeSchedule
 
 
 def chain_bound(
-    model: DiffusionModel | Given,
+    model: BoundedModel,
     schedule: TimeSchedule,
     images: UInt8[Tensor, "b c h w"],
     eps_0: Float[Tensor, "b c h w"],
@@ -35,14 +34,14 @@ def chain_bound(
     diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for step in range(len(schedule.gammas) - 1):
         gamma_s, gamma_t = _pair(schedule, step, x)
-        eps_hat, nu = model.denoise_with_range(diffuse(x, eps, gamma_t), gamma_t)
+        eps_hat, nu = model.predict(diffuse(x, eps, gamma_t), gamma_t)
         diffusion += schedule.kernel(step).step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
     prior = prior_kl(x, schedule.gammas[-1].to(x.device))
     return Bound(prior, exit_nats(model, schedule, images, eps_0, eps), diffusion, x[0].numel())
 
 
 def exit_nats(
-    model: DiffusionModel | Given,
+    model: BoundedModel,
     schedule: TimeSchedule,
     images: UInt8[Tensor, "b c h w"],
     eps_0: Float[Tensor, "b c h w"],
@@ -54,7 +53,7 @@ def exit_nats(
     if schedule.exit is None and model.exit_std is None:
         return -model.decoder.log_likelihood(images, diffuse(x, eps_0, gammas), gamma)
     z = diffuse(x, eps, gammas)
-    x_hat = denoised(z, model.denoise(z, gammas), gammas)
+    x_hat = denoised(z, model.predict(z, gammas)[0], gammas)
     if schedule.exit is not None:
         return -schedule.exit.log_likelihood(images, x_hat)
     assert model.exit_std is not None
@@ -62,35 +61,33 @@ def exit_nats(
 
 
 def walk(
-    model: DiffusionModel | Given,
+    model: BoundedModel,
     schedule: TimeSchedule,
     generators: Sequence[np.random.Generator],
+    device: torch.device,
     progress: Callable[[int], object],
 ) -> UInt8[Tensor, "b c h w"]:
     """Returns an image for each generator: the reverse chain from pure noise to the data."""
-    z = standard_noise(model, generators)
+
+    def noise() -> Float[Tensor, "b c h w"]:
+        draws = [rng.standard_normal(schedule.image_shape, dtype=np.float32) for rng in generators]
+        return torch.from_numpy(np.stack(draws)).to(device)
+
+    z = noise()
     for step in range(len(schedule.gammas) - 2, -1, -1):
         gamma_s, gamma_t = _pair(schedule, step, z)
-        eps_hat, nu = model.denoise_with_range(z, gamma_t)
-        z = schedule.kernel(step).step(z, eps_hat, gamma_s, gamma_t, standard_noise(model, generators), nu)
+        eps_hat, nu = model.predict(z, gamma_t)
+        z = schedule.kernel(step).step(z, eps_hat, gamma_s, gamma_t, noise(), nu)
         progress(1)
     _check_finite(z)
     gamma = schedule.gammas[0].to(z.device)
     if schedule.exit is None and model.exit_std is None:
         return model.decoder.mode(z, gamma)
     gammas = gamma.expand(len(z))
-    x_hat = denoised(z, model.denoise(z, gammas), gammas)
+    x_hat = denoised(z, model.predict(z, gammas)[0], gammas)
     progress(1)
     _check_finite(x_hat)
-    return to_values(x_hat) if schedule.exit is None else schedule.exit.sample(x_hat, standard_noise(model, generators))
-
-
-def standard_noise(
-    model: DiffusionModel | Given, generators: Sequence[np.random.Generator]
-) -> Float[Tensor, "b c h w"]:
-    """Returns the next standard normal noise of each generator."""
-    draws = [rng.standard_normal(model.image_shape, dtype=np.float32) for rng in generators]
-    return torch.from_numpy(np.stack(draws)).to(model.device)
+    return to_values(x_hat) if schedule.exit is None else schedule.exit.sample(x_hat, noise())
 
 
 def _pair(schedule: TimeSchedule, step: int, like: Tensor) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -187,11 +187,12 @@ class _Sitting:
         gammas = gamma.expand(len(x)).to(x.device)
         z = diffuse(x, eps, gammas)
         labels = labels_of(self.model, self.data)
-        told = None if labels is None else labels[list(self.indices)].to(x.device)
+        if labels is not None:
+            labels = labels[list(self.indices)].to(x.device)
         slices = [slice(i, i + self.batch_size) for i in range(0, len(x), self.batch_size)]
         with autocast(self.model.device, self.precision):
             parts = [
-                self.model.given(None if told is None else told[part]).denoise_with_range(z[part], gammas[part])
+                self.model.given(None if labels is None else labels[part]).predict(z[part], gammas[part])
                 for part in slices
             ]
         eps_hat = torch.cat([part[0] for part in parts])

@@ -82,7 +82,7 @@ class Run:
             trainer = Trainer(self.config, self.data, world, self.compiled, self.start)
             z = torch.zeros(1, *self.config.model.image_shape, device=world.device)
             labels = torch.zeros(1, dtype=torch.int64, device=world.device) if self.config.model.n_classes else None
-            trainer.average.model.denoise(z, torch.zeros(1, device=world.device), labels)
+            trainer.average.model.given(labels).predict(z, torch.zeros(1, device=world.device))
             return trainer
 
     def _train(self, trainer: Trainer) -> bool:
