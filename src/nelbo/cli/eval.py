@@ -28,7 +28,7 @@ def evaluate(
     """Measures the bound of a model on every image of a data set, in bits per dimension, with standard errors.
 
     Args:
-        model: A bundled model's name or a model folder.
+        model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
         data: The images: a folder, zip, npz, npy, parquet or idx file.
         steps: T of the T-step bound, inf for continuous time, or the file of a time schedule.
         passes: Network evaluations an image, at times spread evenly; walks of the whole chain of a time schedule;

@@ -22,7 +22,7 @@ def sample(
     """Draws images from a model by ancestral sampling: OUT/grid.png and one OUT/SEED.png for each seed.
 
     Args:
-        model: A bundled model's name or a model folder.
+        model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
         out: The folder to write to.
         steps: Steps of the chain, each one network evaluation; or the file of a time schedule.
         seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.

@@ -32,7 +32,7 @@ def schedule(
     on.
 
     Args:
-        model: A bundled model's name, a model folder, or a folder that diffusers saved.
+        model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
         out: The folder to write to.
         data: The images to measure errors on, not those the schedules are judged on: a folder, zip, npz, parquet, ...
         table: An error table made before, in place of images; a bundled model comes with one.
@@ -61,6 +61,7 @@ def schedule(
     from nelbo.runtime.atomic import check_writable
     from nelbo.runtime.bundled import bundled_tables
     from nelbo.runtime.device import choose_device
+    from nelbo.time_schedule.error_table import doubt
     from nelbo.time_schedule.optimise import optimal_schedules
     from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
 
@@ -80,6 +81,8 @@ def schedule(
         save_timesteps(out / "timesteps.json", loaded, result.timesteps())
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
+    if reverse == "spectral" and (warning := doubt(errors)):
+        print(f"warning: {warning}")
     try:
         result.save_figure(out / "schedules.png")
     except NelboError as error:

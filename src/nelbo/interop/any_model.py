@@ -10,6 +10,7 @@ import torch
 from nelbo.errors import NelboError
 from nelbo.interop import diffusers, hub
 from nelbo.interop.improved_diffusion import read_improved_diffusion
+from nelbo.interop.python_file import HINT, is_python_file, load_from_function
 from nelbo.models.folder import CONFIG, read_folder
 from nelbo.models.interface import DiffusionModel
 from nelbo.runtime.bundled import bundled_models, model_folder
@@ -22,16 +23,31 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> DiffusionModel
 
     Args:
         name: A bundled model's name; a model folder; a folder that diffusers saved, of a pipeline or of ``unet/`` and
-            ``scheduler/``; or the id of such a folder on the Hugging Face hub, as ``owner/name``.
+            ``scheduler/``; the id of such a folder on the Hugging Face hub, as ``owner/name``; or a function in a
+            Python file that makes the model, as ``path/to/file.py:make_model``.
         device: Where to put it.
 
     Raises:
         NelboError: If there is no such model, it is of a kind that nelbo does not read, or its folder is damaged.
     """
     folder = model_folder(name)
+    if not folder.is_dir() and is_python_file(name):
+        return load_from_function(name).eval().to(device)
+    if folder.is_file():
+        raise NelboError(_advice(folder))
     if not folder.is_dir():
         folder = _from_hub(name)
     return _read(folder).eval().to(device)
+
+
+def _advice(file: Path) -> str:
+    """Returns what to do with a file that is no model folder."""
+    if file.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors"):
+        return (
+            f"{file} holds weights without the code they are for: import it with `nelbo import`, if it is one of "
+            f"improved-diffusion or guided-diffusion, or load it in {HINT}"
+        )
+    return f"{file} is a file, expected a model folder, a bundled model, an id on the hub, or {HINT}"
 
 
 def _from_hub(name: str | Path) -> Path:
@@ -40,7 +56,8 @@ def _from_hub(name: str | Path) -> Path:
     if not is_id or Path(name).exists():
         names = ", ".join(bundled_models()) or "none"
         raise NelboError(
-            f"no model {str(name)!r}: it is neither a model folder, nor a bundled model ({names}), nor an id on the hub"
+            f"no model {str(name)!r}: it is neither a model folder, nor a bundled model ({names}), nor an id on the "
+            f"hub, nor a FILE.py:FUNCTION"
         )
     return hub.download(str(name))
 

@@ -66,6 +66,7 @@ class DDPM(DiffusionModel):
     Attributes:
         net: The network.
         units: What it was trained on.
+        betas: The N betas, float64, on the CPU.
         n_timesteps: N, with a last one that holds no signal and so is none of the levels.
         reverse_kernel: The kernel it was trained with, by name: ``posterior``, ``forward`` or ``learned-range``.
 
@@ -91,7 +92,7 @@ class DDPM(DiffusionModel):
         self.reverse_kernel = REVERSE_KERNELS[config.variance]
         self.reverse = FIXED_KERNELS[self.reverse_kernel]
         self.exit_std = exit_std_of(betas) / units.scale
-        self.n_timesteps = len(betas)
+        self.betas, self.n_timesteps = betas, len(betas)
         self.n_classes = config.n_classes
         settings = [config.model_dump(mode="json"), len(betas), net_identity]
         self.identity = json.dumps(settings if units == DEFAULT_UNITS else [*settings, units.range])
