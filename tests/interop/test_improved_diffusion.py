@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -11,15 +12,21 @@ import pytest
 import torch
 
 import nelbo
+from nelbo import evaluation
 from nelbo.cli.main import main
-from nelbo.diffusion import gaussian
+from nelbo.data.arrays import from_array
+from nelbo.diffusion import bound, gaussian
+from nelbo.diffusion.bound import Draws
 from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
 from nelbo.interop.ddpm import DDPM
 from nelbo.interop.improved_diffusion import Given, import_improved_diffusion
 from nelbo.interop.improved_diffusion_topology import topology
-from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
+from nelbo.interop.units import DEFAULT_UNITS
+from nelbo.models import interface
+from nelbo.time_schedule import gather
+from nelbo.time_schedule.schedule import plain_schedule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "improved_diffusion.npz")
 GIVEN = {
@@ -129,12 +136,40 @@ def test_the_exit_and_the_prior_are_theirs(imported, case):
     x_hat = gaussian.denoised(z.double(), eps_hat.double(), gamma)
     std = torch.tensor(model.exit_std, dtype=torch.float64)
     if nu is not None:
-        beta = named_betas(GIVEN[case].schedule, GIVEN[case].steps)[0]
-        std = torch.exp(nu * torch.log(beta.sqrt() / PIXEL_SCALE) + (1 - nu) * std.log())
+        std = torch.exp(nu * math.log(model.exit_std_large) + (1 - nu) * std.log())
     length = -discretised_gaussian(to_unit(images).double(), x_hat, std).clamp(min=math.log(1e-12))
     torch.testing.assert_close(length.flatten(1).mean(1) / math.log(2), vb[0].double(), rtol=5e-3, atol=0)
     kl = nelbo.diffusion.bound.prior_kl(to_unit(images), model.gammas[-1]) / (model.n_dims * math.log(2))
     torch.testing.assert_close(kl, prior.double(), rtol=0.02, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", ["simple", "hybrid"])
+def test_evaluation_meets_their_total_and_terms(imported, case, monkeypatch):
+    """Each step, the last one and the prior as `nelbo.evaluate` measures them, with the noise of the golden file."""
+    model = imported(case)
+    images, noise, labels, vb, prior = golden(case, "images", "noise", "labels", "vb", "prior")
+    data = from_array(images, labels=labels.numpy() if model.n_classes else None)
+    clamp = math.log(1e-12)  # Below which their logarithm does not go.
+    monkeypatch.setattr(bound, "discretised_gaussian", lambda *a: discretised_gaussian(*a).clamp(min=clamp))
+
+    def measured(t, *levels):
+        monkeypatch.setattr(evaluation, "chain_draws", lambda *_: (noise[t], noise[t]))
+        return nelbo.evaluate(model, data, replace(whole, gammas=model.gammas[list(levels)]), precision="float32")
+
+    whole = plain_schedule(model, len(model.gammas))
+    steps = [measured(t, t - 1, t).diffusion.bpd for t in range(1, len(noise))]
+    last, first = measured(0, 0).reconstruction.bpd, measured(0, len(noise) - 1).prior.bpd
+    assert steps == pytest.approx(vb[1:].double().mean(1).tolist(), rel=2e-3, abs=1e-6)
+    assert last == pytest.approx(vb[0].double().mean().item(), rel=5e-3)
+    assert first == pytest.approx(prior.double().mean().item(), rel=0.02, abs=1e-7)
+    assert last + sum(steps) + first == pytest.approx((vb.double().sum(0) + prior).mean().item(), rel=3e-3)
+    monkeypatch.setattr(gather, "chain_draws", lambda *_: (noise[0], noise[0]))
+    table = nelbo.error_table(model, data, precision="float32")
+    found = table.decoder[0, 0].item() / len(images) / model.n_dims / math.log(2)
+    assert found == pytest.approx(last, rel=1e-5)
+    monkeypatch.setattr(interface, "evaluation_draws", lambda *_: Draws(noise[0], torch.zeros(2).double(), noise[0]))
+    one = model.bound(images, len(noise), labels=labels if model.n_classes else None)
+    assert bound.to_bpd(one.reconstruction, model.n_dims).mean().item() == pytest.approx(last, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

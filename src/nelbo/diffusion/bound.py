@@ -79,6 +79,7 @@ class BoundedModel:
         decoder: :math:`p(x \mid z_0)`.
         reverse: :math:`p(z_s \mid z_t)`.
         exit_std: The standard deviation of the last step, where that is a network evaluation.
+        exit_std_large: The largest, of a model with learned variances, whose smallest is ``exit_std``.
         predict: Returns :math:`\hat\epsilon(z; \gamma)` and, of a model with learned variances, :math:`\nu`; see
             :meth:`nelbo.models.interface.DiffusionModel.predict`.
     """
@@ -88,6 +89,7 @@ class BoundedModel:
     decoder: Decoder
     reverse: ReverseKernel
     exit_std: float | None
+    exit_std_large: float | None
     predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
@@ -134,18 +136,38 @@ def reconstruction(
     z_0 = diffuse(to_unit(images), eps_0, gammas)
     if model.exit_std is None:
         return -model.decoder.log_likelihood(images, z_0, gamma_0)
-    eps_hat, _ = model.predict(z_0, gammas)
-    return exit_loss(images, denoised(z_0, eps_hat, gammas), model.exit_std)
+    eps_hat, nu = model.predict(z_0, gammas)
+    return exit_loss(images, denoised(z_0, eps_hat, gammas), model.exit_std, model.exit_std_large, nu)
 
 
-def exit_loss(images: UInt8[Tensor, "b *chw"], x_hat: Float[Tensor, "b *chw"], std: float) -> Float[Tensor, " b"]:
+def exit_loss(
+    images: UInt8[Tensor, "b *chw"],
+    x_hat: Float[Tensor, "b *chw"],
+    std: float,
+    std_large: float | None = None,
+    nu: Float[Tensor, "b *chw"] | None = None,
+) -> Float[Tensor, " b"]:
     r"""Returns :math:`-\log p(x \mid z)` of a discretised Gaussian around a prediction, in nats per image, float64.
+
+    With learned variances the network interpolates the last step's too,
+    :math:`\ln\tau = \nu \ln\tau_\text{large} + (1 - \nu) \ln\tau_\text{small}`.
+
+    Args:
+        images: 8-bit images.
+        x_hat: Their predictions.
+        std: The standard deviation, or the smallest of a model with learned variances.
+        std_large: The largest of such a model.
+        nu: Where between the two the network puts each pixel's.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 13.
+        Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15, and its code at t = 0.
     """
     x = to_unit(images).double()
-    return -discretised_gaussian(x, x_hat.double(), torch.full_like(x, std)).flatten(1).sum(1)
+    log_std = torch.full_like(x, math.log(std))
+    if std_large is not None and nu is not None:
+        log_std = log_std + math.log(std_large / std) * nu.double()
+    return -discretised_gaussian(x, x_hat.double(), torch.exp(log_std)).flatten(1).sum(1)
 
 
 def squared_error(

@@ -92,10 +92,15 @@ class DDPM(DiffusionModel):
         self.reverse_kernel = REVERSE_KERNELS[config.variance]
         self.reverse = FIXED_KERNELS[self.reverse_kernel]
         self.exit_std = exit_std_of(betas) / units.scale
+        is_learned = config.variance == "learned_range"
+        self.exit_std_large = betas[0].sqrt().item() / units.scale if is_learned else None
         self.betas, self.n_timesteps = betas, len(betas)
         self.n_classes = config.n_classes
         settings = [config.model_dump(mode="json"), len(betas), net_identity]
-        self.identity = json.dumps(settings if units == DEFAULT_UNITS else [*settings, units.range])
+        # What came later is appended where it applies, so that older models keep their fingerprints. Those of learned
+        # variances have another one since the last step's variance is learned, too: it changes their bound.
+        settings += [units.range] if units != DEFAULT_UNITS else []
+        self.identity = json.dumps([*settings, "learned last step"] if is_learned else settings)
 
     @property
     def gammas(self) -> Float[Tensor, " n"]:  # pyright: ignore[reportIncompatibleVariableOverride]

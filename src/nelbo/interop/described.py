@@ -63,4 +63,5 @@ def _clip(clip: float | None) -> str:
 def _last_step(model: DiffusionModel) -> str:
     if model.exit_std is None:
         return "the cleanest latent is decoded without the network"
-    return f"around the network's image, standard deviation {model.exit_std * 128:.4g} grey levels"
+    stds = [std * 128 for std in (model.exit_std, model.exit_std_large) if std is not None]
+    return f"around the network's image, standard deviation {' to '.join(f'{std:.3g}' for std in stds)} grey levels"

@@ -36,6 +36,8 @@ class DiffusionModel(nn.Module, ABC):
         exit_std: Of a model whose last step is a network evaluation, the standard deviation of
             :math:`p(x \mid z_t)`, a discretised Gaussian around :math:`\hat x(z_t)`, by the convention of Ho et al.
             (2020): :math:`\sqrt{\tilde\beta_2}`, for x in [-1, 1]. None where the decoder reads the latent itself.
+        exit_std_large: Of a model with learned variances, :math:`\sqrt{\beta_1}`: its network's :math:`\nu` puts each
+            pixel's standard deviation between the two. None of any other.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
         identity: What tells it from models of the same weights, see :func:`nelbo.models.fingerprint.fingerprint`.
     """
@@ -46,6 +48,7 @@ class DiffusionModel(nn.Module, ABC):
     decoder: Decoder
     reverse: ReverseKernel
     exit_std: float | None = None
+    exit_std_large: float | None = None
     n_classes: int = 0
     identity: str = ""
 
@@ -100,6 +103,7 @@ class DiffusionModel(nn.Module, ABC):
             decoder=self.decoder,
             reverse=self.reverse,
             exit_std=self.exit_std,
+            exit_std_large=self.exit_std_large,
             predict=lambda z, gamma: self.predict(z, gamma, *known),
         )
 

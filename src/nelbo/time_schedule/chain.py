@@ -53,11 +53,12 @@ def exit_nats(
     if schedule.exit is None and model.exit_std is None:
         return -model.decoder.log_likelihood(images, diffuse(x, eps_0, gammas), gamma)
     z = diffuse(x, eps, gammas)
-    x_hat = denoised(z, model.predict(z, gammas)[0], gammas)
+    eps_hat, nu = model.predict(z, gammas)
+    x_hat = denoised(z, eps_hat, gammas)
     if schedule.exit is not None:
         return -schedule.exit.log_likelihood(images, x_hat)
     assert model.exit_std is not None
-    return exit_loss(images, x_hat, model.exit_std)
+    return exit_loss(images, x_hat, model.exit_std, model.exit_std_large, nu)
 
 
 def walk(

@@ -251,7 +251,8 @@ def _add_level(
     if nu is not None and table.ranges is not None:
         sums.append((table.ranges[level], moments(nu, mistake.square()).cpu()))
     if sitting.model.exit_std is not None:
-        sums.append((table.decoder[level], _sums(exit_loss(images, x_hat, sitting.model.exit_std))))
+        small, large = sitting.model.exit_std, sitting.model.exit_std_large
+        sums.append((table.decoder[level], _sums(exit_loss(images, x_hat, small, large, nu))))
     leaving = _leaving(table, level, images, x_hat)
     with uninterrupted():
         for total, more in sums:
