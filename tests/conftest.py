@@ -3,9 +3,7 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is imported, and for the processes that tests start.
 
@@ -13,36 +11,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from nelbo.models.interface import DiffusionModel
-
-pytest_plugins = ["fixtures.archives"]
+pytest_plugins = ["fixtures.networks", "fixtures.toy_models", "fixtures.archives"]
 
 torch.set_num_threads(1)
 settings.register_profile("laws", deadline=None, derandomize=True)
 settings.load_profile("laws")
-
-
-@pytest.fixture(scope="session")
-def exact_model() -> "Callable[..., DiffusionModel]":
-    """Makes a model of a closed-form denoiser: ``exact_model(denoiser, schedule, decoder="softmax")``."""
-    from nelbo.diffusion.decoder import DECODERS
-    from nelbo.diffusion.reverse import FIXED_KERNELS
-    from nelbo.models.interface import DiffusionModel
-
-    class ExactModel(DiffusionModel):
-        def __init__(self, denoiser, noise_schedule, decoder="softmax", reverse="posterior"):
-            super().__init__()
-            self.denoiser = denoiser
-            self.image_shape = denoiser.image_shape
-            self.noise_schedule = noise_schedule
-            self.decoder = DECODERS[decoder]
-            self.reverse = FIXED_KERNELS[reverse]
-
-        def denoise(self, z, gamma, labels=None):
-            return self.denoiser(z, gamma)
-
-    return ExactModel
 
 
 @pytest.fixture

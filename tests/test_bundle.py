@@ -5,14 +5,16 @@ from pathlib import Path
 
 import torch
 
-from nelbo.models.config import LinearConfig, ModelConfig, TableConfig, UNetMultiscaleConfig
+from nelbo.models.config import LinearConfig, ModelConfig, TableConfig
 from nelbo.models.vdm import VDM
+
+from fixtures.networks import tiny_multiscale
 
 straightened = runpy.run_path(str(Path(__file__).parents[1] / "runs" / "bundle.py"))["straightened"]
 
 
 def test_a_straightened_model_is_the_same_denoiser_between_the_same_ends():
-    net = UNetMultiscaleConfig(channels=(8,), n_blocks_down=(1,), n_blocks_up=(0,), heads=(0,), n_cond=8)
+    net = tiny_multiscale()
     table = TableConfig(gammas=(-13.3, -9.0, -7.5, 5.0))
     torch.manual_seed(0)
     model = VDM(ModelConfig(image_shape=(1, 4, 4), net=net, noise_schedule=table)).eval()

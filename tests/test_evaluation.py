@@ -16,9 +16,10 @@ from nelbo.diffusion.gaussian import diffuse
 from nelbo.diffusion.noise_schedule import Linear
 from nelbo.errors import NelboError
 from nelbo.evaluation import Estimate, Evaluation, evaluate, standard_error, table
-from nelbo.models.config import ModelConfig, UNetConfig
-from nelbo.models.vdm import VDM
+from nelbo.models.config import ModelConfig
 from nelbo.nets.closed_form import MixtureDenoiser
+
+from fixtures.networks import random_model, small_unet
 
 SHAPE = (1, 2, 2)
 
@@ -35,13 +36,7 @@ def model(exact_model):
 
 @pytest.fixture(scope="module")
 def unet():
-    net = UNetConfig(n_channels=32, n_blocks=1, dropout=0.0)
-    vdm = VDM(ModelConfig(image_shape=(1, 4, 4), net=net)).eval()
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in vdm.net.parameters():
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=rng))
-    return vdm
+    return random_model(ModelConfig(image_shape=(1, 4, 4), net=small_unet(dropout=0.0)))
 
 
 DATA = from_array(pixels(40))

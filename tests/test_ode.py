@@ -15,10 +15,11 @@ from nelbo.diffusion.gaussian import diffuse
 from nelbo.diffusion.noise_schedule import Linear
 from nelbo.diffusion.probability_flow import Tolerances, flow, log_density
 from nelbo.errors import NelboError
-from nelbo.models.config import LinearConfig, ModelConfig, UNetMultiscaleConfig
-from nelbo.models.vdm import VDM
+from nelbo.models.config import LinearConfig, ModelConfig
 from nelbo.nets.closed_form import GaussianDenoiser
 from nelbo.ode import ode_likelihood
+
+from fixtures.networks import random_model, tiny_multiscale
 
 SHAPE = (1, 2, 2)
 ENDS = (-9.0, 20.0)  # At the noisier one, all but the prior is gone.
@@ -39,15 +40,11 @@ def pixels(n, seed=0, shape=SHAPE):
 
 
 def network(n_classes=0):
-    torch.manual_seed(0)
-    net = UNetMultiscaleConfig(channels=(8,), n_blocks_down=(1,), n_blocks_up=(1,), heads=(0,), n_cond=8, fourier=())
     schedule = LinearConfig(gamma_0=-6.0, gamma_1=5.0)
-    config = ModelConfig(image_shape=SHAPE, net=net, noise_schedule=schedule, prediction="v", n_classes=n_classes)
-    model = VDM(config).eval()
-    with torch.no_grad():
-        for parameter in model.net.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model
+    config = ModelConfig(
+        image_shape=SHAPE, net=tiny_multiscale(), noise_schedule=schedule, prediction="v", n_classes=n_classes
+    )
+    return random_model(config)
 
 
 # The flow

@@ -9,11 +9,11 @@ import torch
 
 from nelbo.data import from_array
 from nelbo.errors import NelboError
-from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.folder import load, save
 from nelbo.models.vdm import VDM
 
-NET = UNetMultiscaleConfig(channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16)
+from fixtures.networks import random_model, small_multiscale
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,7 @@ def images():
 
 @pytest.fixture
 def folder(tmp_path):
-    torch.manual_seed(0)
-    model = VDM(ModelConfig(image_shape=(3, 8, 8), net=NET, prediction="v"))
-    with torch.no_grad():
-        for p in model.net.parameters():
-            p.add_(0.02 * torch.randn_like(p))
+    model = random_model(ModelConfig(image_shape=(3, 8, 8), net=small_multiscale(), prediction="v"))
     save(model, tmp_path / "model", "A model.")
     return tmp_path / "model"
 

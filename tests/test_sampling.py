@@ -8,10 +8,11 @@ import torch
 from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.noise_schedule import Cosine, Linear, Table
 from nelbo.errors import NelboError
-from nelbo.models.config import ModelConfig, UNetConfig
-from nelbo.models.vdm import VDM
+from nelbo.models.config import ModelConfig
 from nelbo.nets.closed_form import GaussianDenoiser, MixtureDenoiser
 from nelbo.sampling import sample
+
+from fixtures.networks import random_model, small_unet
 
 SHAPE = (1, 2, 2)
 IMAGES = torch.tensor([[0, 10, 255, 4], [0, 10, 255, 40], [200, 10, 90, 4], [1, 2, 3, 4], [255, 255, 255, 255]])
@@ -42,11 +43,7 @@ def test_an_image_depends_on_its_seed_alone(model):
 
 
 def test_with_a_network_it_does_so_but_for_rounding():
-    vdm = VDM(ModelConfig(image_shape=(3, 8, 8), net=UNetConfig(n_channels=32, n_blocks=1))).eval()
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in vdm.net.parameters():
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=rng))
+    vdm = random_model(ModelConfig(image_shape=(3, 8, 8), net=small_unet()), scale=0.02)
     together = sample(vdm, 8, [3, 5, 9], precision="float32").int()
     alone = sample(vdm, 8, [5], precision="float32")[0].int()
     difference = (together[1] - alone).abs()

@@ -6,22 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nelbo.cli.main import main
 from nelbo.models import folder as model_folder
-from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.vdm import VDM
 
-NET = UNetMultiscaleConfig(channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16)
+from fixtures.networks import random_model, small_multiscale
 
 
 def save_model(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    model = VDM(ModelConfig(image_shape=(3, 8, 8), net=NET, prediction="v"))
-    with torch.no_grad():
-        for parameter in model.net.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape))
+    model = random_model(ModelConfig(image_shape=(3, 8, 8), net=small_multiscale(), prediction="v"), seed=seed)
     model_folder.save(model, folder, "# A test\n")
     return folder
 

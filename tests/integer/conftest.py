@@ -3,47 +3,27 @@
 import pytest
 import torch
 
-from nelbo.models.config import ModelConfig, UNetConfig, UNetMultiscaleConfig
-from nelbo.models.vdm import VDM
+from nelbo.models.config import ModelConfig
+
+from fixtures.networks import ATTENTIVE, random_model, small_multiscale, small_unet
 
 NETS = {
-    "multiscale": ModelConfig(
-        image_shape=(3, 8, 8),
-        net=UNetMultiscaleConfig(
-            channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 2), n_cond=16, fourier=(7, 8)
-        ),
-        prediction="v",
-    ),
+    "multiscale": ATTENTIVE,
     "patches": ModelConfig(
         image_shape=(1, 8, 8),
-        net=UNetMultiscaleConfig(
+        net=small_multiscale(
             patch=2, channels=(8, 12), n_blocks_down=(0, 1), n_blocks_up=(1, 0), heads=(4, 0), n_cond=8, fourier=()
         ),
         prediction="eps",
     ),
     "augmented": ModelConfig(
         image_shape=(3, 8, 8),
-        net=UNetMultiscaleConfig(
-            channels=(8, 16), n_blocks_down=(1, 0), n_blocks_up=(1, 0), heads=(0, 0), n_cond=8, fourier=(7,)
-        ),
+        net=small_multiscale(n_blocks_down=(1, 0), n_blocks_up=(1, 0), n_cond=8, fourier=(7,)),
         prediction="v",
         augment=("flip", "rotation"),
     ),
-    "unet": ModelConfig(
-        image_shape=(3, 8, 8), net=UNetConfig(n_channels=32, n_blocks=1, attention=True, fourier=(0, 3, 8))
-    ),
+    "unet": ModelConfig(image_shape=(3, 8, 8), net=small_unet(attention=True, fourier=(0, 3, 8))),
 }
-
-
-@torch.no_grad()
-def make_model(config: ModelConfig) -> VDM:
-    """Returns a model whose zero-initialised layers are no longer zero."""
-    torch.manual_seed(0)
-    model = VDM(config).eval()
-    for parameter in model.net.parameters():
-        spread = 0.5 / max(1, parameter[0].numel()) ** 0.5
-        parameter += spread * torch.randn(parameter.shape)
-    return model
 
 
 @pytest.fixture(scope="session", params=NETS)
@@ -53,7 +33,7 @@ def net_name(request):
 
 @pytest.fixture(scope="session")
 def models():
-    return {name: make_model(config) for name, config in NETS.items()}
+    return {name: random_model(config, 0.5) for name, config in NETS.items()}
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,12 @@ from nelbo.errors import NelboError
 from nelbo.integer.float_executor import run_float
 from nelbo.integer.program import Program
 from nelbo.integer.translate import translate
-from nelbo.models.config import ModelConfig, UNetMultiscaleConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.vdm import VDM
 
-SMALL = ModelConfig(
-    image_shape=(3, 8, 8),
-    net=UNetMultiscaleConfig(channels=(8, 8), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0)),
-)
+from fixtures.networks import small_multiscale
+
+SMALL = ModelConfig(image_shape=(3, 8, 8), net=small_multiscale())
 
 
 @pytest.mark.parametrize("gamma", [-13.0, -4.5, 4.9])

@@ -9,8 +9,10 @@ from nelbo.diffusion.bound import squared_error
 from nelbo.diffusion.gaussian import alpha, diffuse, sigma
 from nelbo.diffusion.noise_schedule import Linear
 from nelbo.diffusion.prediction import PREDICTIONS, of_noise, to_noise
-from nelbo.models.config import ModelConfig, UNetConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.vdm import VDM
+
+from fixtures.networks import small_unet
 
 SHAPE = (3, 2, 2)
 gammas = st.lists(st.floats(-13.3, 5.0), min_size=1, max_size=4)
@@ -61,7 +63,7 @@ def test_errors_weigh_as_stated(prediction, gammas):
 @every
 def test_a_network_that_states_the_same_noise_in_another_form_is_the_same_model(prediction):
     """Its predictions, and with them its bound, whatever the form; in float64."""
-    config = ModelConfig(image_shape=SHAPE, net=UNetConfig(n_channels=32, n_blocks=1, fourier=()))
+    config = ModelConfig(image_shape=SHAPE, net=small_unet(fourier=()))
     of_eps, other = VDM(config), VDM(config.model_copy(update={"prediction": prediction}))
     truth = lambda z: torch.tanh(z.roll(1, -1))  # noqa: E731
     of_eps.net.forward = lambda z, gamma, *_: truth(z)

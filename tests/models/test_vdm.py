@@ -14,29 +14,29 @@ from nelbo.models.config import (
     ModelConfig,
     MonotoneNetworkConfig,
     TableConfig,
-    UNetConfig,
     UNetMultiscaleConfig,
     parse_model_config,
 )
 from nelbo.models.folder import load, save
 from nelbo.models.vdm import VDM
 
-SMALL_UNET = UNetConfig(n_channels=32, n_blocks=1)
-SMALL_MULTISCALE = UNetMultiscaleConfig(
-    patch=2, channels=(8, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 2), n_cond=16
-)
+from fixtures.networks import small_multiscale, small_unet
+
 CONFIGS = {
-    "unet": ModelConfig(image_shape=(3, 8, 8), net=SMALL_UNET, noise_schedule=LinearConfig(learned=True)),
+    "unet": ModelConfig(image_shape=(3, 8, 8), net=small_unet(), noise_schedule=LinearConfig(learned=True)),
     "unet_multiscale": ModelConfig(
-        image_shape=(1, 8, 12), net=SMALL_MULTISCALE, noise_schedule=CosineConfig(), prediction="v"
+        image_shape=(1, 8, 12),
+        net=small_multiscale(patch=2, heads=(0, 2)),
+        noise_schedule=CosineConfig(),
+        prediction="v",
     ),
     "unet_with_attention": ModelConfig(
         image_shape=(1, 4, 4),
-        net=UNetConfig(n_channels=32, n_blocks=1, attention=True, fourier=()),
+        net=small_unet(attention=True, fourier=()),
         noise_schedule=MonotoneNetworkConfig(n_units=8),
         decoder="discretised_gaussian",
     ),
-    "table": ModelConfig(image_shape=(3, 8, 8), net=SMALL_UNET, noise_schedule=TableConfig(gammas=(-13.3, 0.1, 5.0))),
+    "table": ModelConfig(image_shape=(3, 8, 8), net=small_unet(), noise_schedule=TableConfig(gammas=(-13.3, 0.1, 5.0))),
 }
 UNET = CONFIGS["unet"]
 

@@ -5,14 +5,14 @@ import torch
 
 from nelbo.errors import NelboError
 from nelbo.models.augmentation import AUGMENTATIONS
-from nelbo.models.config import ModelConfig, UNetConfig, UNetMultiscaleConfig
+from nelbo.models.config import ModelConfig
 from nelbo.models.vdm import VDM
 
+from fixtures.networks import small_multiscale, small_unet
+
 NETS = {
-    "unet": UNetConfig(n_channels=64, n_blocks=1, dropout=0.0),
-    "unet_multiscale": UNetMultiscaleConfig(
-        channels=(16, 16), n_blocks_down=(1, 1), n_blocks_up=(1, 1), heads=(0, 0), n_cond=16
-    ),
+    "unet": small_unet(n_channels=64, dropout=0.0),  # With one channel a group, norms would remove what is added to it.
+    "unet_multiscale": small_multiscale(),
 }
 SHAPE = (3, 8, 8)
 EVERYTHING = tuple(AUGMENTATIONS)

@@ -14,13 +14,10 @@ from nelbo.runtime.processes import World
 from nelbo.train.config import override
 from nelbo.train.presets import preset
 
+from fixtures.networks import TINY_SETTINGS
+
 TINY = (
-    "model.image_shape=[3,8,8]",
-    "model.net.channels=[8,16]",
-    "model.net.n_blocks_down=[1,1]",
-    "model.net.n_blocks_up=[1,1]",
-    "model.net.heads=[0,0]",
-    "model.net.n_cond=16",
+    *TINY_SETTINGS,
     "model.net.dropout=0.1",
     'model.noise_schedule={"type":"linear","gamma_0":-13.3,"gamma_1":5,"learned":true}',
     "model.prediction=v",

@@ -4,41 +4,17 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from nelbo.diffusion.bound import bound, diffusion_at, to_bpd
-from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.draws import training_draws
 from nelbo.diffusion.learned_schedule import Learned, fork, join
-from nelbo.diffusion.reverse import FIXED_KERNELS
-from nelbo.models.interface import DiffusionModel
 from nelbo.models.vdm import VDM
 from nelbo.train.loop import Trainer
 from nelbo.train.objective import Objective
 
+from fixtures.toy_models import CountingModel
+
 N = 6
-
-
-class Tiny(DiffusionModel):
-    """A denoiser in float64 that depends on the latent and on gamma, and counts how often it runs each way."""
-
-    image_shape = (1, 2, 2)
-    decoder, reverse = DECODERS["softmax"], FIXED_KERNELS["posterior"]
-
-    def __init__(self, noise_schedule):
-        super().__init__()
-        self.noise_schedule = noise_schedule
-        self.inner, self.outer = nn.Linear(5, 7, dtype=torch.float64), nn.Linear(7, 4, dtype=torch.float64)
-        self.n_forward = self.n_backward = 0
-
-    def denoise(self, z, gamma, labels=None):
-        self.n_forward += 1
-        output = self.outer(torch.tanh(self.inner(torch.cat([z, 0.1 * gamma[:, None]], dim=1))))
-        output.register_hook(self._count)
-        return output
-
-    def _count(self, gradient):
-        self.n_backward += 1
 
 
 def bent(learned_ends=True):
@@ -55,7 +31,7 @@ def bent(learned_ends=True):
 def example(request):
     """Returns a model, images in [-1, 1], times and noise."""
     torch.manual_seed(0)
-    model = Tiny(bent(request.param))
+    model = CountingModel(bent(request.param))
     return model, torch.rand(N, 4).double() * 2 - 1, torch.rand(N).double(), torch.randn(N, 4).double()
 
 
