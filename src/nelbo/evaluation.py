@@ -19,8 +19,9 @@ from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_time
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel, check_n_steps, check_seed
 from nelbo.models.labels import check_fits, labels_of
+from nelbo.models.precision import precision_of
 from nelbo.runtime.atomic import new_file
-from nelbo.runtime.device import autocast, resolve_precision, set_precision
+from nelbo.runtime.device import autocast, set_precision
 from nelbo.time_schedule.chain import chain_bound
 from nelbo.time_schedule.schedule import TimeSchedule
 
@@ -111,7 +112,7 @@ def evaluate(
     for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
         if value < 1:
             raise NelboError(f"{name} must be at least 1, got {value}")
-    resolved = resolve_precision(precision, model.device)
+    resolved = precision_of(model, precision, data, len(data) * n_passes)
     model.eval()
     set_precision(model, model.device, resolved)
     labels = labels_of(model, data)

@@ -9,7 +9,8 @@ from torch import Tensor
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel
 from nelbo.models.labels import labels_of_samples
-from nelbo.runtime.device import autocast, resolve_precision, set_precision
+from nelbo.models.precision import precision_of
+from nelbo.runtime.device import autocast, set_precision
 from nelbo.runtime.randomness import generator
 from nelbo.time_schedule.chain import walk
 from nelbo.time_schedule.schedule import TimeSchedule, plain_schedule
@@ -53,7 +54,7 @@ def sample(
     if batch_size < 1:
         raise NelboError(f"batch_size must be at least 1, got {batch_size}")
     labels = labels_of_samples(model, seeds, classes)
-    resolved = resolve_precision(precision, model.device)
+    resolved = precision_of(model, precision)
     model.eval()
     set_precision(model, model.device, resolved)
     with torch.no_grad(), autocast(model.device, resolved):

@@ -35,7 +35,7 @@ def evaluate(
             with --method ode, draws of the dequantisation noise in the importance-weighted average.
         seed: The randomness of the estimate.
         batch_size: Images a network call; changes nothing but speed and memory.
-        precision: The network's arithmetic; auto is the device's fastest.
+        precision: The network's arithmetic; auto is the fastest that does not change the bound.
         device: Where to compute.
         limit: Only the first so many images.
         method: bound, the variational bound; or ode, the likelihood by probability flow, at a thousand times the cost.

@@ -29,7 +29,7 @@ def sample(
         classes: Of a class-conditional model, the classes to draw, written like the seeds: seed k is of class number k
             of them, counted in circles. Without it, all.
         batch_size: Images walked together.
-        precision: The network's arithmetic; auto is the device's fastest.
+        precision: The network's arithmetic; auto is the fastest that the model is known to bear.
         device: Where to compute.
     """
     check_batch_size(batch_size)

@@ -44,7 +44,7 @@ def schedule(
         images: Images of the data to use, chosen at random.
         seed: The randomness of the choice and of the noise.
         batch_size: Images a network call, at most 32.
-        precision: The network's arithmetic; auto is the device's fastest.
+        precision: The network's arithmetic; auto is the fastest that does not change the bound.
         device: Where to compute.
     """
     check_batch_size(batch_size)

@@ -84,6 +84,7 @@ class DDPM(DiffusionModel):
     ) -> None:
         super().__init__()
         betas = checked(betas)
+        self.is_foreign = True
         self.net = net
         self.config, self.units = config, units
         self.image_shape = config.image_shape

@@ -46,6 +46,7 @@ class Denoiser(DiffusionModel):
         name: str | None,
     ) -> None:
         super().__init__()
+        self.is_foreign = True
         self.net, self.units, self.clip = net, units, clip
         self.prediction, self.coordinate, self.range = prediction, coordinate, levels
         self.image_shape = image_shape

@@ -39,6 +39,7 @@ class DiffusionModel(nn.Module, ABC):
         exit_std_large: Of a model with learned variances, :math:`\sqrt{\beta_1}`: its network's :math:`\nu` puts each
             pixel's standard deviation between the two. None of any other.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
+        is_foreign: Whether it was trained by another program, perhaps in another arithmetic.
         identity: What tells it from models of the same weights, see :func:`nelbo.models.fingerprint.fingerprint`.
     """
 
@@ -50,6 +51,7 @@ class DiffusionModel(nn.Module, ABC):
     exit_std: float | None = None
     exit_std_large: float | None = None
     n_classes: int = 0
+    is_foreign: bool = False
     identity: str = ""
 
     @abstractmethod

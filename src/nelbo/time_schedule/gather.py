@@ -23,8 +23,9 @@ from nelbo.errors import NelboError
 from nelbo.models.fingerprint import fingerprint
 from nelbo.models.interface import DiffusionModel, check_seed
 from nelbo.models.labels import check_fits, labels_of
+from nelbo.models.precision import precision_of
 from nelbo.runtime.atomic import uninterrupted
-from nelbo.runtime.device import Precision, autocast, resolve_precision, set_precision
+from nelbo.runtime.device import Precision, autocast, set_precision
 from nelbo.runtime.randomness import permutation
 from nelbo.time_schedule.error_table import ErrorTable, Subject, pairs
 from nelbo.time_schedule.variance_histogram import N_BINS, moments
@@ -78,7 +79,8 @@ def error_table(
     check_seed(seed)
     if not batch_size >= 1:
         raise NelboError(f"batch_size must be at least 1, got {batch_size}")
-    resolved = resolve_precision(precision, model.device)
+    n_levels = n_gammas if model.gammas is None else len(model.gammas)
+    resolved = precision_of(model, precision, data, len(data) * n_levels)
     model.eval()
     set_precision(model, model.device, resolved)
     table = empty_table(model, n_gammas, seed, resolved, exit_kinds, exits_of)
