@@ -23,9 +23,10 @@ from nelbo.runtime.bundled import bundled_models, bundled_tables
 from nelbo.sampling import sample
 from nelbo.time_schedule.error_table import load_table
 from nelbo.train.config import TrainConfig, override
+from nelbo.train.inputs import hold_out
 from nelbo.train.loop import Intervals
 from nelbo.train.presets import preset
-from nelbo.train.run import Run, hold_out
+from nelbo.train.run import Run
 
 MODEL, IMAGES = "cifar10-small", "cifar10-test-256"
 STEPS = (10, 100, 1000, None)

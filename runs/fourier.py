@@ -20,9 +20,9 @@ from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import choose_device
 from nelbo.runtime.processes import World
 from nelbo.train.config import TrainConfig, override
+from nelbo.train.inputs import check_images, hold_out
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
-from nelbo.train.run import check_images, hold_out
 
 FOURIER = {"with Fourier features": "[7,8]", "without": "[]"}
 SCHEDULES = {"fixed line": '{"type": "linear"}', "learned": '{"type": "learned"}'}

@@ -33,9 +33,9 @@ from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import autocast
 from nelbo.runtime.processes import World
 from nelbo.train.config import TrainConfig, override
+from nelbo.train.inputs import check_images, hold_out
 from nelbo.train.loop import Trainer
 from nelbo.train.presets import preset
-from nelbo.train.run import check_images, hold_out
 
 BASE = (
     *("batch_size=32", "learning_rate=1.5e-3", "ema_rate=0.99"),

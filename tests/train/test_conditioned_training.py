@@ -18,7 +18,8 @@ from nelbo.sampling import sample
 from nelbo.train.batches import draw_codes, read_batch, read_labels
 from nelbo.train.config import differences
 from nelbo.train.loop import Intervals, Trainer
-from nelbo.train.run import Run, claim_folder
+from nelbo.train.run import Run
+from nelbo.train.run_folder import claim_folder
 
 CONDITIONED = ("model.n_classes=4", 'model.augment=["rotation","channels"]', "model.net.dropout=0")
 PLAIN = ("model.noise_schedule.learned=false",)

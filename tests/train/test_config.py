@@ -12,9 +12,11 @@ from nelbo.data import from_array
 from nelbo.errors import NelboError
 from nelbo.models.config import ModelConfig
 from nelbo.train.config import TrainConfig, differences, override
+from nelbo.train.inputs import hold_out
 from nelbo.train.loop import Intervals, Trainer, learning_rate
 from nelbo.train.presets import PRESETS, preset
-from nelbo.train.run import Run, claim_folder, hold_out
+from nelbo.train.run import Run
+from nelbo.train.run_folder import claim_folder
 
 
 @pytest.mark.parametrize("name", PRESETS)

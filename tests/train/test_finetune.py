@@ -98,6 +98,7 @@ def test_a_preset_gives_the_training_and_must_have_the_same_network(finetune, ca
     same, other = (f"model={shape % (net % n)}" for n in (16, 20))
     out = finetune("--preset", "mnist-tiny", "--set", same)
     assert json.loads((out / "config.json").read_text())["learning_rate"] == 2e-3
+    capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         finetune("--preset", "mnist-tiny", "--set", other, out="other")
     assert caught.value.code == 1

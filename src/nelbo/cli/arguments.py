@@ -70,8 +70,8 @@ def check_batch_size(batch_size: int) -> None:
 
 @contextmanager
 def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yields the function that advances a progress bar on standard error, silent when that is no terminal."""
-    from tqdm import tqdm
+    """Yields the function that counts what is done, and shows it on standard error as :class:`Meter` does."""
+    from nelbo.runtime.meter import Meter
 
-    with tqdm(total=total, unit=unit, disable=None) as bar:
-        yield bar.update
+    with Meter(total, unit) as meter:
+        yield meter.advance

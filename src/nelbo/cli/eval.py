@@ -67,7 +67,7 @@ def evaluate(
         images = images.select(range(min(limit, len(images))))
     if json is not None:
         check_writable(json)
-    with progress_bar(len(images), "img") as advance:
+    with progress_bar(len(images), "image") as advance:
         if method == "ode":
             flow = ode_likelihood(
                 loaded, images, dequantisation, trace, passes, tolerance, tolerance, seed, batch_size, advance

@@ -51,7 +51,7 @@ def sample(
     check_writable(out / "grid.png")
     per_image = n_steps if isinstance(n_steps, int) else n_steps.n_steps
     n_calls = per_image * -(-len(numbers) // batch_size)
-    with progress_bar(n_calls, "step") as advance:
+    with progress_bar(n_calls, "call") as advance:
         images = draw(loaded, n_steps, numbers, batch_size, precision, advance, wanted)
     for number, image in zip(numbers, images, strict=True):
         save_png(image, out / f"{number:06d}.png")

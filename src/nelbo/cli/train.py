@@ -70,15 +70,15 @@ def train(
         raise NelboError("training needs --data IMAGES and --out RUN (or --dry-run to see what it would cost)")
 
     from nelbo.data.open import open_images
+    from nelbo.train.inputs import hold_out
     from nelbo.train.loop import Intervals
-    from nelbo.train.run import Run, hold_out
+    from nelbo.train.run import Run
 
     images, held_out = hold_out(open_images(data), 0 if test else config.n_held_out)
     intervals = Intervals(log_every, checkpoint_every, evaluate_every)
     run = Run(config, images, open_images(test) if test else held_out, out, intervals, compile, start)
     is_complete = run.go(device)
     if not is_complete:
-        print(f"stopped; the same command goes on from {out}", file=sys.stderr)
         sys.exit(130)
     if os.environ.get("RANK", "0") == "0":
         print(f"model: {out / 'model'}")

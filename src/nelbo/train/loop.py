@@ -84,7 +84,8 @@ class Trainer:
         self.optimizer, self.rates = optimizer(self.model, config)
         self.objective = _wrapped(objective, world, compiled)
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.last_seconds = 0.0  # of all steps, and of the last one
+        self.gradient_norm = 0.0  # of the last step, before it was clipped
         self.losses: list[float] = []  # of the steps since the last line of metrics
 
     def run_step(self) -> float:
@@ -106,7 +107,8 @@ class Trainer:
             self.importance.update(self.world)
         self.step += 1
         self.average.update(self.model, self.step)
-        self.seconds += time.perf_counter() - started
+        self.last_seconds = time.perf_counter() - started
+        self.seconds += self.last_seconds
         self.losses.append(self.world.mean(loss.detach()))
         return self.losses[-1]
 
@@ -133,11 +135,12 @@ class Trainer:
 
     def _clip(self) -> None:
         """Clips the gradient of each function that training descends, the bound and the mean square of its estimate."""
-        for parameters in self.clipped:
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        norms = [nn.utils.clip_grad_norm_(parameters, self.config.clip_norm).item() for parameters in self.clipped]
+        self.gradient_norm = norms[0]
+        for norm in norms:
             if not math.isfinite(norm):
                 raise NelboError(
-                    f"training diverged at step {self.step} (gradient norm {norm.item()}): lower learning_rate or "
+                    f"training diverged at step {self.step} (gradient norm {norm}): lower learning_rate or "
                     "clip_norm and choose another --out; the last checkpoint, if there is one, is untouched"
                 )
 
@@ -169,6 +172,7 @@ def train(
     on_log: Callable[[int, float], object],
     on_evaluate: Callable[[int], object],
     must_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[float], object] = lambda loss: None,
 ) -> bool:
     """Runs a trainer to the end of its configuration, from its last checkpoint if there is one.
 
@@ -179,6 +183,7 @@ def train(
         on_log: Called with the step and the mean loss in bits per dimension since the last call.
         on_evaluate: Called with the step, in every process.
         must_stop: Asked after each step whether to checkpoint and stop early.
+        on_step: Called with each step's loss in bits per dimension.
 
     Returns:
         Whether the run is complete.
@@ -186,7 +191,7 @@ def train(
     if (state := checkpoints.load_latest()) is not None:
         trainer.load_state(state)
     while trainer.step < trainer.config.n_updates:
-        trainer.run_step()
+        on_step(trainer.run_step())
         is_last = trainer.step == trainer.config.n_updates
         stopping = must_stop()
         if trainer.step % intervals.log == 0 or is_last:

@@ -1,38 +1,34 @@
 """Run folders: everything one training run reads and leaves, so that the same call again goes on where it stopped.
 
-``config.json`` what the run is, ``metrics.jsonl`` and ``tensorboard/`` its numbers, ``samples/`` grids of images,
-``checkpoints/`` its states, ``model/`` the averaged weights as a model folder.
+``config.json`` what the run is, ``log.txt`` what it said, ``metrics.jsonl`` and ``tensorboard/`` its numbers,
+``samples/`` grids of images, ``checkpoints/`` its states, ``model/`` the averaged weights as a model folder, and
+``best/`` those with the lowest held-out bound so far. ``docs/runs.md`` describes each.
 """
 
-import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from tqdm import tqdm
 
-from nelbo.data.images import Images, describe
-from nelbo.data.pictures import save_grid
-from nelbo.errors import NelboError
+from nelbo.data.images import Images
+from nelbo.data.pictures import grid, save_png
 from nelbo.evaluation import Evaluation, evaluate
 from nelbo.models.folder import save
 from nelbo.models.vdm import VDM
-from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import resolve_precision
 from nelbo.runtime.processes import World, join_world
 from nelbo.sampling import sample
 from nelbo.train.card import card
 from nelbo.train.checkpoint import Checkpoints
-from nelbo.train.config import TrainConfig, differences
+from nelbo.train.config import TrainConfig
 from nelbo.train.cost import settings_fit
+from nelbo.train.diary import Diary
 from nelbo.train.finetune import digest
+from nelbo.train.inputs import check_images, check_labels
 from nelbo.train.loop import Intervals, Trainer, train
+from nelbo.train.run_folder import claim_folder
+from nelbo.train.stopping import asked_to_stop
 from nelbo.train.tracking import Metrics
 
 N_SAMPLES, SAMPLE_STEPS = 16, 100
@@ -86,42 +82,44 @@ class Run:
             return trainer
 
     def _train(self, trainer: Trainer) -> bool:
-        world = trainer.world
-        checkpoints = Checkpoints(self.folder / "checkpoints")
+        world, checkpoints = trainer.world, Checkpoints(self.folder / "checkpoints")
         start = max(checkpoints.steps(), default=0)
-        metrics = Metrics(self.folder, start) if world.is_first else None
-        batch = self.config.batch_size
-        total = self.config.n_updates * batch
-        with (
-            tqdm(total=total, initial=start * batch, unit="img", disable=None if world.is_first else True) as bar,
-            asked_to_stop(world) as must_stop,
-        ):
+        metrics = Metrics(self.folder, start, self.config.batch_size) if world.is_first else None
+        with Diary(trainer, self.folder, start) as diary, asked_to_stop(world) as must_stop:
 
             def on_log(step: int, loss: float) -> None:
-                bar.update(step * batch - bar.n)
-                bar.set_postfix(loss=f"{loss:.4f}")
                 if metrics:
-                    metrics.write(step, step * batch, {"loss_bpd": loss, "seconds": round(trainer.seconds, 1)})
+                    metrics.write(step, {"loss_bpd": loss, **diary.numbers()})
 
             def on_evaluate(step: int) -> None:
                 if metrics:
-                    self._evaluate(trainer, metrics, step)
+                    diary.pause("measuring the held-out bound and drawing samples")
+                    diary.say(self._evaluate(trainer, metrics, step))
                 world.wait()
 
-            return train(trainer, checkpoints, self.intervals, on_log, on_evaluate, must_stop)
+            is_complete = train(trainer, checkpoints, self.intervals, on_log, on_evaluate, must_stop, diary.on_step)
+            diary.end(is_complete)
+            return is_complete
 
-    def _evaluate(self, trainer: Trainer, metrics: Metrics, step: int) -> None:
-        """Measures the averaged model as it is trained, draws samples from it, and writes it."""
+    def _evaluate(self, trainer: Trainer, metrics: Metrics, step: int) -> str:
+        """Measures the averaged model as it is trained, draws samples from it, writes it, and says what it is worth."""
         model = trainer.average.model
         result: Evaluation | None = None
+        is_best = False
         if self.test is not None:
             result = evaluate(model, self.test, self.config.n_steps, precision=trainer.precision)
-            values = {"test_bpd": result.bpd, "test_standard_error": result.standard_error}
-            metrics.write(step, step * self.config.batch_size, values)
+            is_best = result.bpd <= metrics.lowest("test_bpd")
+            metrics.write(step, {"test_bpd": result.bpd, "test_standard_error": result.standard_error})
         n_steps = min(self.config.n_steps or SAMPLE_STEPS, SAMPLE_STEPS)
-        images = sample(model, n_steps, range(N_SAMPLES), precision=trainer.precision)
-        save_grid(images, self.folder / "samples" / f"{step:09d}.png")
-        save(model, self.folder / "model", card(trainer, self.test, result))
+        samples = grid(sample(model, n_steps, range(N_SAMPLES), precision=trainer.precision))
+        save_png(samples, self.folder / "samples" / f"{step:09d}.png")
+        metrics.show(step, "samples", samples)
+        for name in ("model", "best") if is_best else ("model",):
+            save(model, self.folder / name, card(trainer, self.test, result))
+        if result is None:
+            return f"step {step}: no images are held out"
+        best = ", the best so far" if is_best else ""
+        return f"step {step}: held-out bound {result.bpd:.4f} ± {result.standard_error:.4f} bits per dimension{best}"
 
     def _identity(self, world: World) -> dict[str, Any]:
         """Returns what must not change between the calls of one run."""
@@ -130,116 +128,3 @@ class Run:
         if self.start is not None:
             fields["start"] = digest(self.start)
         return {**fields, "data": {"n_images": len(self.data), "shape": list(self.data.shape)}}
-
-
-def hold_out(data: Images, n_held_out: int) -> tuple[Images, Images | None]:
-    """Returns a training set without its last images, and these; None for none.
-
-    Raises:
-        NelboError: If nothing would be left to train on.
-    """
-    if n_held_out == 0:
-        return data, None
-    if n_held_out >= len(data):
-        raise NelboError(
-            f"{data.name} has {len(data)} images and the configuration holds out {n_held_out} of them: "
-            "pass more images, or --set n_held_out=0"
-        )
-    cut = len(data) - n_held_out
-    return data.select(range(cut)), data.select(range(cut, len(data)))
-
-
-def check_images(config: TrainConfig, data: Images) -> None:
-    """Raises NelboError unless the images have the model's shape."""
-    if tuple(data.shape) != config.model.image_shape:
-        raise NelboError(
-            f"{data.name}: the images are {describe(data.shape)}, the preset's model takes "
-            f"{describe(config.model.image_shape)}: use images of that size, or --set model.image_shape"
-        )
-
-
-def check_labels(config: TrainConfig, data: Images) -> None:
-    """Raises NelboError if the model has classes and an image has none of them."""
-    n_classes = config.model.n_classes
-    if not n_classes:
-        return
-    if data.labels is None:
-        raise NelboError(
-            f"{data.name} has no labels, which a model of {n_classes} classes needs: pass an .npz file with an array "
-            "'labels', or --set model.n_classes=0"
-        )
-    low, high = int(data.labels.min()), int(data.labels.max())
-    if low < 0 or high >= n_classes:
-        raise NelboError(
-            f"{data.name}: the labels run from {low} to {high}, the model's classes from 0 to {n_classes - 1}: "
-            f"relabel the images, or --set model.n_classes={high + 1}"
-        )
-
-
-def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Makes a run folder, or checks that an existing one holds the same run.
-
-    Every process of a run does so for itself, and several at once do no harm: a mistake ends each of them with its
-    message, and none waits for another that has ended.
-
-    Raises:
-        NelboError: If it holds another run (the message gives the differences) or something else.
-    """
-    path = folder / "config.json"
-    is_taken = folder.exists() and (
-        not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())
-    )
-    if path.exists():  # Asked last: what took the folder may be another process of this run, just now.
-        if changes := differences(_read_identity(path), identity):
-            raise NelboError(
-                f"{folder} holds another run ({'; '.join(changes)}): undo the change or choose another --out"
-            )
-        return
-    if is_taken:
-        raise NelboError(f"{folder} exists and is no training run: choose another --out")
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(identity, indent=2) + "\n")
-
-
-def _read_identity(path: Path) -> dict[str, Any]:
-    try:
-        identity = json.loads(path.read_text())
-    except ValueError:
-        identity = None
-    if not isinstance(identity, dict):
-        raise NelboError(f"{path} is damaged: restore it or choose another --out")
-    return _completed(identity)
-
-
-def _completed(identity: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a run was with the defaults of those fields that came to be after it was started."""
-    fields = {name: value for name, value in identity.items() if name not in ("data", "start")}
-    try:
-        return {**identity, **TrainConfig.model_validate_json(json.dumps(fields)).model_dump(mode="json")}
-    except ValidationError:
-        return identity
-
-
-@contextmanager
-def asked_to_stop(world: World) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a process was interrupted, so that the run can stop after a whole step.
-
-    All processes ask it after each step and hear the same.
-    """
-    signals: list[int] = []
-    names = (signal.SIGINT, signal.SIGTERM)
-    previous = {name: signal.getsignal(name) for name in names}
-
-    def on_signal(number: int, _: object) -> None:
-        signals.append(number)
-        if world.is_first:
-            print("stopping after this step ...", file=sys.stderr)
-        signal.signal(number, previous[signal.Signals(number)])  # A second one does not wait.
-
-    for name in names:
-        signal.signal(name, on_signal)
-    try:
-        yield lambda: bool(world.total(torch.tensor(float(len(signals)), device=world.device)))
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
