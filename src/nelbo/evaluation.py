@@ -1,11 +1,10 @@
 """The bound of a data set: an exact pass over every image, each term with its standard error."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,14 +14,19 @@ from nelbo.data.arrays import from_array
 from nelbo.data.images import Images
 from nelbo.diffusion import bound
 from nelbo.diffusion.bound import Bound, BoundedModel, to_bpd
-from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_times, to_device
+from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_times, standard_error, to_device
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel, check_n_steps, check_seed
 from nelbo.models.labels import check_fits, labels_of
 from nelbo.models.precision import precision_of
+from nelbo.runtime.agreement import agree
 from nelbo.runtime.atomic import new_file
-from nelbo.runtime.device import autocast, set_precision
+from nelbo.runtime.device import Precision, autocast, set_precision
+from nelbo.runtime.processes import World
+from nelbo.runtime.progress import Portion
 from nelbo.time_schedule.chain import chain_bound
+from nelbo.time_schedule.error_table import ErrorTable
+from nelbo.time_schedule.method import Drawn, Method, choose_method
 from nelbo.time_schedule.schedule import TimeSchedule
 
 
@@ -50,6 +54,10 @@ class Evaluation:
         n_passes: How often each image was evaluated: at one random step, or along a whole time schedule.
         seed: The randomness.
         precision: The arithmetic the network ran in.
+        drawn: How single steps were drawn: ``evenly``, or in proportion to their cost by a ``pilot`` pass or by an
+            error ``table``; ``all`` where every step was walked.
+        n_calls: Network calls, each on one image, without those of the pilot pass.
+        n_pilot_calls: The pilot pass's.
     """
 
     bpd: float
@@ -62,6 +70,9 @@ class Evaluation:
     n_passes: int
     seed: int
     precision: str
+    drawn: Drawn
+    n_calls: int
+    n_pilot_calls: int
 
     @property
     def terms(self) -> dict[str, Estimate]:
@@ -77,33 +88,40 @@ class Evaluation:
 def evaluate(
     model: DiffusionModel,
     data: Images | UInt8[Tensor, "n c h w"],
-    n_steps: int | TimeSchedule | None = None,
+    n_steps: int | TimeSchedule | Literal["all"] | None = None,
     seed: int = 0,
     n_passes: int = 1,
     batch_size: int = 128,
     precision: str = "auto",
     progress: Callable[[int], object] = lambda n: None,
+    table: ErrorTable | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Returns the bound of every image of a data set, averaged.
 
-    Image k of the set has its own noise and times, so the result does not depend on the batch size, but for rounding.
+    Each pass takes an image through one random step, drawn in proportion to its expected cost where that is known: of
+    a discrete-time model from a pilot pass over a few of the images, of a bundled model from the error table that
+    comes with it, of any model from ``table``. The estimate is unbiased in any case. Image k of the set has its own
+    noise and times, so the result does not depend on the batch size, but for rounding.
 
     Args:
         model: The model.
         data: The images, of the model's shape: a data set, or a tensor of pixel values. A class-conditional model needs
             a data set with labels.
         n_steps: T of the T-step chain, or a time schedule, or None for continuous time (of a discrete-time model, all
-            its levels).
+            its levels). A time schedule is walked as a whole in each pass; ``"all"`` walks all levels of a
+            discrete-time model, as many network calls an image.
         seed: The estimate's randomness.
-        n_passes: How often each image is evaluated, at times spread evenly; T passes of a T-step bound visit every
-            step. A time schedule is walked as a whole in each pass.
+        n_passes: How often each image is evaluated, at times spread evenly.
         batch_size: Images a network call.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         progress: Called with the number of images done since the last call.
+        table: The model's error table, on images like these.
+        world: The processes that share the images; each of them makes this call. By default there is this one.
 
     Raises:
         NelboError: If the set is empty, its images do not fit the model, the model's output is no number, or a setting
-            is out of range, or the time schedule is another model's, or labels that it needs are missing.
+            is out of range, or the time schedule or table is another model's, or labels that it needs are missing.
     """
     data = data if isinstance(data, Images) else from_array(data)
     check_fits(model, data)
@@ -112,43 +130,66 @@ def evaluate(
     for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
         if value < 1:
             raise NelboError(f"{name} must be at least 1, got {value}")
+    world = World(0, 1, model.device) if world is None else world
     resolved = precision_of(model, precision, data, len(data) * n_passes)
     model.eval()
     set_precision(model, model.device, resolved)
-    labels = labels_of(model, data)
+    method = choose_method(model, data, n_steps, table, seed, batch_size, resolved, world)
+    settings = _Settings(method, seed, n_passes, batch_size, resolved)
+    terms = world.total(agree(world, lambda: _terms(model, data, world.share(len(data)), settings, progress)))
+    agree(world, lambda: _check_finite(terms))
+    phase = evaluation_times(range(len(data)), seed) * n_passes % 1
+    return _summary(to_bpd(terms, model.n_dims), phase, settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all passes of an evaluation share."""
+
+    method: Method
+    seed: int
+    n_passes: int
+    batch_size: int
+    precision: Precision
+
+
+def _terms(
+    model: DiffusionModel, data: Images, mine: range, settings: _Settings, progress: Callable[[int], object]
+) -> Float[Tensor, "n 3"]:
+    """Returns the three terms of some of the images in nats, zeros for the others."""
     terms = torch.zeros(len(data), 3, dtype=torch.float64)
-    for start in range(0, len(data), batch_size):
-        indices = range(start, min(start + batch_size, len(data)))
+    labels = labels_of(model, data)
+    for start in range(mine.start, mine.stop, settings.batch_size):
+        indices = range(start, min(start + settings.batch_size, mine.stop))
         images = data.read(indices).to(model.device)
         model.check_images(images)
         given = model.given(None if labels is None else labels[list(indices)].to(model.device))
-        for which in range(n_passes):
-            with torch.no_grad(), autocast(model.device, resolved):
-                result = _estimate(given, n_steps, images, indices, seed, n_passes, which)
-            terms[start : indices.stop] += _as_table(result).cpu() / n_passes
-        progress(len(indices))
-    if not bool(torch.isfinite(terms).all()):
-        raise NelboError("the bound is not finite: the model's weights or its noise schedule are damaged")
-    phase = evaluation_times(range(len(data)), seed) * n_passes % 1
-    n_steps = n_steps.n_steps if isinstance(n_steps, TimeSchedule) else n_steps
-    return _summary(to_bpd(terms, model.n_dims), phase, n_steps, n_passes, seed, resolved)
+        portion = Portion(len(indices), settings.n_passes * settings.method.n_ticks, progress)
+        for which in range(settings.n_passes):
+            with torch.no_grad(), autocast(model.device, settings.precision):
+                result = _estimate(given, images, indices, settings, which, portion)
+            terms[start : indices.stop] += _as_table(result).cpu() / settings.n_passes
+        portion.finish()
+    return terms
 
 
 def _estimate(
     model: BoundedModel,
-    n_steps: int | TimeSchedule | None,
     images: UInt8[Tensor, "b c h w"],
     indices: range,
-    seed: int,
-    n_passes: int,
+    settings: _Settings,
     which: int,
+    advance: Callable[[int], object],
 ) -> Bound:
     """Returns one pass's estimate of the bound of some images of a data set."""
-    if isinstance(n_steps, TimeSchedule):
+    method, seed = settings.method, settings.seed
+    if method.schedule is not None:
         eps_0, eps = chain_draws(indices, images.shape[1:], seed, which)
-        return chain_bound(model, n_steps, images, eps_0.to(images.device), eps.to(images.device))
-    draws = evaluation_draws(indices, images.shape[1:], seed, n_passes, which)
-    return bound.bound(model, images, to_device(draws, images.device), n_steps)
+        return chain_bound(model, method.schedule, images, eps_0.to(images.device), eps.to(images.device), advance)
+    draws = evaluation_draws(indices, images.shape[1:], seed, settings.n_passes, which)
+    result = bound.bound(model, images, to_device(draws, images.device), method.n_steps, method.profile)
+    advance(1)
+    return result
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
@@ -157,30 +198,6 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     rows = [header, *(_row(evaluation) for evaluation in evaluations)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def standard_error(values: Float[Tensor, " n"], phase: Float[Tensor, " n"]) -> float:
-    r"""Returns the standard error of the mean of values that were sampled at evenly spread phases.
-
-    Even spreading removes the variation between times from the mean's error, so the plain deviation would overstate
-    it several times. Neighbours in phase differ by what is left, the images and their noise; the phase is a circle,
-    and the jump where it closes is an error of the mean too. With few images neighbours are far apart, and what is
-    left of the variation between times makes the result too large rather than too small.
-
-    .. math:: \mathrm{se}^2 = \frac{1}{2 n^2} \sum_{i=1}^n (y_{(i+1)} - y_{(i)})^2, \qquad y_{(n+1)} = y_{(1)} .
-
-    Args:
-        values: One value per image.
-        phase: Where in its cycle the image's time lay.
-
-    References:
-        Introduction to Variance Estimation (Wolter, 2007), section 8.2, after estimator v2 of systematic sampling.
-    """
-    n = len(values)
-    if n < 2:
-        return math.nan
-    around = values[phase.argsort()]
-    return math.sqrt((around.roll(-1) - around).square().sum().item() / 2) / n
 
 
 def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:
@@ -199,30 +216,36 @@ def _as_table(result: Bound) -> Float[Tensor, "b 3"]:
     return torch.stack([result.prior, result.reconstruction, result.diffusion], dim=1).double()
 
 
-def _summary(
-    terms: Float[Tensor, "n 3"],
-    phase: Float[Tensor, " n"],
-    n_steps: int | None,
-    n_passes: int,
-    seed: int,
-    precision: str,
-) -> Evaluation:
+def _check_steps(model: DiffusionModel, n_steps: int | TimeSchedule | str | None) -> None:
+    if isinstance(n_steps, TimeSchedule):
+        n_steps.check_model(model)
+    elif n_steps != "all":
+        check_n_steps(n_steps, model.gammas)  # pyright: ignore[reportArgumentType]
+    elif model.gammas is None:
+        raise NelboError(
+            "the model knows any noise level, so it has no chain of all of them: give a number of steps, or leave "
+            "steps out for continuous time"
+        )
+
+
+def _summary(terms: Float[Tensor, "n 3"], phase: Float[Tensor, " n"], settings: _Settings) -> Evaluation:
     estimates = [Estimate(term.mean().item(), standard_error(term, phase)) for term in terms.unbind(1)]
-    total = terms.sum(1)
+    total, method = terms.sum(1), settings.method
     return Evaluation(
         total.mean().item(),
         standard_error(total, phase),
         *estimates,
         n_images=len(terms),
-        n_steps=n_steps,
-        n_passes=n_passes,
-        seed=seed,
-        precision=precision,
+        n_steps=method.n_steps,
+        n_passes=settings.n_passes,
+        seed=settings.seed,
+        precision=settings.precision,
+        drawn=method.drawn,
+        n_calls=len(terms) * settings.n_passes * method.n_calls,
+        n_pilot_calls=method.n_pilot_calls,
     )
 
 
-def _check_steps(model: DiffusionModel, n_steps: int | TimeSchedule | None) -> None:
-    if isinstance(n_steps, TimeSchedule):
-        n_steps.check_model(model)
-    else:
-        check_n_steps(n_steps, model.gammas)
+def _check_finite(terms: Float[Tensor, "n 3"]) -> None:
+    if not bool(torch.isfinite(terms).all()):
+        raise NelboError("the bound is not finite: the model's weights or its noise schedule are damaged")

@@ -6,7 +6,8 @@ r"""The bound: the negative evidence lower bound of an image, term by term, in n
     + \underbrace{\mathcal L_T(x)}_{\text{diffusion}}
 
 The diffusion term is a sum over the T steps of the chain, estimated at one random step (eq. 13), or in continuous time
-an integral over t, estimated at one random time (eq. 17). :func:`bound` is a deterministic function of the image and of
+an integral over t, estimated at one random time (eq. 17), drawn evenly or where the loss lies
+(:mod:`nelbo.diffusion.importance`). :func:`bound` is a deterministic function of the image and of
 its :class:`Draws`; drawing them is the caller's business, so that any estimate can be repeated exactly.
 
 References:
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from nelbo.diffusion.decoder import Decoder, discretised_gaussian, to_unit
 from nelbo.diffusion.gaussian import alpha, denoised, diffuse, sigma
+from nelbo.diffusion.importance import Profile, draw_gamma, draw_step, step_masses
 from nelbo.diffusion.noise_schedule import NoiseSchedule
 from nelbo.diffusion.reverse import ReverseKernel
+
+MAX_DRAWN = 10_000  # A VDM's chain of more steps has them drawn evenly: all its levels would have to be known.
 
 
 @dataclass(frozen=True)
@@ -186,9 +190,16 @@ def continuous_diffusion(
     x: Float[Tensor, "b *chw"],
     u: Float[Tensor, " b"],
     eps: Float[Tensor, "b *chw"],
+    profile: Profile | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Returns :math:`\tfrac12 \gamma'(t) \|\epsilon - \hat\epsilon\|^2` at t = u, the estimate of eq. 17, in nats."""
-    return diffusion_at(model, x, eps, model.noise_schedule(u), model.noise_schedule.derivative(u))
+    r"""Returns :math:`\tfrac12 \gamma'(t) \|\epsilon - \hat\epsilon\|^2` at t = u, the estimate of eq. 17, in nats.
+
+    With a profile, u draws gamma itself, and one over the density of gamma stands in place of :math:`\gamma'(t)`.
+    """
+    if profile is None:
+        return diffusion_at(model, x, eps, model.noise_schedule(u), model.noise_schedule.derivative(u))
+    ends = model.noise_schedule.gamma_0, model.noise_schedule.gamma_1
+    return diffusion_at(model, x, eps, *draw_gamma(profile, *ends, u))
 
 
 def diffusion_at(
@@ -208,33 +219,46 @@ def discrete_diffusion(
     u: Float[Tensor, " b"],
     eps: Float[Tensor, "b *chw"],
     n_steps: int,
+    profile: Profile | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Returns T times the cost of the one step that holds t = u, the estimate of eq. 13 and 14, in nats.
+    r"""Returns the cost of the one step that the time u draws over its probability, in nats.
+
+    Without a profile all T steps are as likely, which is the estimate of eq. 13 and 14:
 
     .. math:: T\, \mathrm{KL}(q(z_s \mid z_t, x) \parallel p(z_s \mid z_t)), \qquad
               s = (i - 1)/T,\ t = i/T,\ i = \lfloor u T \rfloor + 1
     """
-    gamma_s, gamma_t, n_pairs = step_gammas(model, u, n_steps)
-    if not n_pairs:
+    gamma_s, gamma_t, weight = draw_steps(model, u, n_steps, profile)
+    if not len(weight):
         return torch.zeros_like(u)
     eps_hat, nu = model.predict(diffuse(x, eps, gamma_t), gamma_t)
-    return n_pairs * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
+    return weight * model.reverse.step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
 
 
-def step_gammas(
-    model: BoundedModel, u: Float[Tensor, " b"], n_steps: int
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], int]:
-    """Returns the two ends of the step that holds each time, and how many steps the chain's diffusion term has.
+def draw_steps(
+    model: BoundedModel, u: Float[Tensor, " b"], n_steps: int, profile: Profile | None = None
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """Returns the two ends of the step that each time draws, and one over its probability; nothing if there is none.
 
     A VDM's T steps are even in time and end at z_0, which is decoded without the network. A discrete-time model stops
     at T of its own levels, evenly chosen with both ends; its last network call decodes, so T - 1 steps are left.
     """
-    if model.gammas is None:
+    if model.gammas is None and (profile is None or n_steps > MAX_DRAWN):
         step = torch.floor(u * n_steps) + 1
-        return model.noise_schedule((step - 1) / n_steps), model.noise_schedule(step / n_steps), n_steps
-    kept = model.gammas[even_nodes(len(model.gammas), n_steps)].to(u.device)
-    step = torch.floor(u * (n_steps - 1)).long()
-    return kept[step], kept[(step + 1).clamp(max=len(kept) - 1)], n_steps - 1
+        ends = model.noise_schedule((step - 1) / n_steps), model.noise_schedule(step / n_steps)
+        return *ends, torch.full_like(u, n_steps)
+    levels = chain_levels(model, n_steps).to(u.device)
+    if len(levels) == 1:
+        return u[:0], u[:0], u[:0]
+    step, weight = draw_step(step_masses(profile, levels), u)
+    return levels[step], levels[step + 1], weight
+
+
+def chain_levels(model: BoundedModel, n_steps: int) -> Float[Tensor, " n"]:
+    """Returns the levels between which the steps of a T-step chain lie: a VDM's begin at z_0."""
+    if model.gammas is None:
+        return model.noise_schedule.grid(n_steps)
+    return model.gammas[even_nodes(len(model.gammas), n_steps)]
 
 
 def even_nodes(n_nodes: int, n_kept: int) -> list[int]:
@@ -250,7 +274,11 @@ def even_nodes(n_nodes: int, n_kept: int) -> list[int]:
 
 
 def diffusion(
-    model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None
+    model: BoundedModel,
+    images: UInt8[Tensor, "b *chw"],
+    draws: Draws,
+    n_steps: int | None,
+    profile: Profile | None = None,
 ) -> Float[Tensor, " b"]:
     """Returns an estimate of the diffusion loss in nats per image.
 
@@ -258,12 +286,18 @@ def diffusion(
     """
     x = to_unit(images)
     if n_steps is None and model.gammas is None:
-        return continuous_diffusion(model, x, draws.u, draws.eps_t)
+        return continuous_diffusion(model, x, draws.u, draws.eps_t, profile)
     n_levels = 0 if model.gammas is None else len(model.gammas)
-    return discrete_diffusion(model, x, draws.u, draws.eps_t, n_steps or n_levels)
+    return discrete_diffusion(model, x, draws.u, draws.eps_t, n_steps or n_levels, profile)
 
 
-def bound(model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_steps: int | None = None) -> Bound:
+def bound(
+    model: BoundedModel,
+    images: UInt8[Tensor, "b *chw"],
+    draws: Draws,
+    n_steps: int | None = None,
+    profile: Profile | None = None,
+) -> Bound:
     """Returns one estimate of the bound of each image.
 
     Args:
@@ -271,10 +305,11 @@ def bound(model: BoundedModel, images: UInt8[Tensor, "b *chw"], draws: Draws, n_
         images: 8-bit images, shape (b, c, h, w).
         draws: The randomness of the estimate.
         n_steps: T of the T-step chain, or None for continuous time, or for all levels of a discrete-time model.
+        profile: Where the diffusion loss lies: its steps are drawn in proportion. Without it all are as likely.
     """
     return Bound(
         prior=prior_kl(to_unit(images), model.noise_schedule.gamma_1),
         reconstruction=reconstruction(model, images, draws.eps_0, n_steps),
-        diffusion=diffusion(model, images, draws, n_steps),
+        diffusion=diffusion(model, images, draws, n_steps, profile),
         n_dims=images[0].numel(),
     )

@@ -25,14 +25,16 @@ def n_processes() -> int:
 
 
 @contextmanager
-def one_of_many() -> Iterator["World"]:
+def one_of_many(device: str = "cpu") -> Iterator["World"]:
     """Yields this process's place. Where all processes fail together, the first speaks for all.
+
+    Without ``torchrun`` that is the only process, and what follows of agreement is nothing.
 
     ``torchrun`` terminates the other processes when one is lost (SIGTERM); what is half-written is removed then, too.
     """
     from nelbo.runtime.processes import join_world
 
-    with join_world("cpu") as world:
+    with join_world(device) as world:
         try:
             yield world
         except _SharedError:
@@ -47,6 +49,8 @@ def agree(world: "World", action: Callable[[], _T]) -> _T:
     Raises:
         NelboError: In all processes, if it fails in one.
     """
+    if world.size == 1:
+        return action()
     result, error = _attempt(action)
     _tell(world, error)
     return result  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Training in several processes, started by ``torchrun``; alone, the same code is one process of one."""
+"""One command in several processes, started by ``torchrun``; alone, the same code is one process of one."""
 
 import os
 from collections.abc import Iterator
@@ -46,6 +46,10 @@ class World:
         share = n_batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
+    def share(self, n: int) -> range:
+        """Returns this process's positions among n, which need not split evenly: it may have none."""
+        return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
     def mean(self, value: Float[Tensor, ""]) -> float:
         """Returns the mean of a number that each process has one of."""
         if self.size > 1:
@@ -55,10 +59,11 @@ class World:
 
     def total(self, values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Returns the elementwise sum of numbers that each process has, the same in each of them."""
-        values = values.clone()
-        if self.size > 1:
-            distributed.all_reduce(values)
-        return values
+        if self.size == 1:
+            return values.clone()
+        there = values.to(self.device, copy=True)
+        distributed.all_reduce(there)
+        return there.to(values.device)
 
     def wait(self) -> None:
         """Waits until every process is here."""

@@ -20,6 +20,7 @@ def chain_bound(
     images: UInt8[Tensor, "b c h w"],
     eps_0: Float[Tensor, "b c h w"],
     eps: Float[Tensor, "b c h w"],
+    progress: Callable[[int], object] = lambda n: None,
 ) -> Bound:
     """Returns an estimate of each image's bound under a schedule, from every one of its K network calls.
 
@@ -29,6 +30,7 @@ def chain_bound(
         images: 8-bit images.
         eps_0: Noise of the latent that is decoded without the network.
         eps: Noise of the latents that the network sees, one for all levels.
+        progress: Called with 1 after each step.
     """
     x = to_unit(images)
     diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -36,6 +38,7 @@ def chain_bound(
         gamma_s, gamma_t = _pair(schedule, step, x)
         eps_hat, nu = model.predict(diffuse(x, eps, gamma_t), gamma_t)
         diffusion += schedule.kernel(step).step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
+        progress(1)
     prior = prior_kl(x, schedule.gammas[-1].to(x.device))
     return Bound(prior, exit_nats(model, schedule, images, eps_0, eps), diffusion, x[0].numel())
 

@@ -88,11 +88,11 @@ def step_costs(table: ErrorTable, reverse: str) -> Float[np.ndarray, "m n"]:
     result = np.full((len(lower), len(gammas)), np.inf)
     for level in range(len(gammas)):
         first = 0 if table.subject.gamma_0 is not None else 1
-        result[first : level + 1, level] = _column(table, reverse, level, lower[first : level + 1])
+        result[first : level + 1, level] = step_cost(table, reverse, level, lower[first : level + 1])
     return result
 
 
-def _column(table: ErrorTable, reverse: str, level: int, lower: Float[torch.Tensor, " s"]) -> Float[np.ndarray, " s"]:
+def step_cost(table: ErrorTable, reverse: str, level: int, lower: Float[torch.Tensor, " s"]) -> Float[np.ndarray, " s"]:
     """Returns the cost of the step from one level down to each of some others."""
     gamma = table.gammas[level]
     r, log_ratio, d = torch.expm1(gamma - lower), log_beta_ratio(lower, gamma.expand(len(lower))), table.n_dims

@@ -1,0 +1,98 @@
+"""How a bound is measured: the whole chain walked, or single steps drawn evenly or where the cost lies."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nelbo.data.images import Images
+from nelbo.diffusion.bound import MAX_DRAWN, chain_levels
+from nelbo.diffusion.importance import Profile
+from nelbo.errors import NelboError
+from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.device import Precision
+from nelbo.runtime.processes import World
+from nelbo.time_schedule.error_table import ErrorTable
+from nelbo.time_schedule.pilot import n_pilot_calls, pilot
+from nelbo.time_schedule.profile import bundled_table, check_table, profile_of
+from nelbo.time_schedule.schedule import TimeSchedule, plain_schedule
+
+Drawn = Literal["evenly", "pilot", "table", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """What one pass over an image does.
+
+    Attributes:
+        n_steps: T of the chain; None for continuous time, or for single steps of a discrete-time model's whole chain.
+        n_calls: Network calls an image.
+        drawn: How its step is drawn: ``evenly``, by a ``pilot`` pass or by an error ``table``; ``all`` of a walk.
+        schedule: The chain to walk; None where a single step is drawn.
+        profile: Where the cost lies; None for even draws.
+        n_pilot_calls: What the pilot pass has taken.
+    """
+
+    n_steps: int | None
+    n_calls: int
+    drawn: Drawn
+    schedule: TimeSchedule | None = None
+    profile: Profile | None = None
+    n_pilot_calls: int = 0
+
+    @property
+    def n_ticks(self) -> int:
+        """How often a pass reports progress: at every step of a walk."""
+        return 1 if self.schedule is None else self.schedule.n_steps
+
+
+def choose_method(
+    model: DiffusionModel,
+    data: Images,
+    n_steps: int | TimeSchedule | Literal["all"] | None,
+    table: ErrorTable | None,
+    seed: int,
+    batch_size: int,
+    precision: Precision,
+    world: World,
+) -> Method:
+    """Returns how to measure the bound of a model on images, after a pilot pass where one is needed.
+
+    A discrete-time model has its steps drawn by its error table, or by a pilot pass; one of continuous time by its
+    table, or by that which comes with it, else evenly in the time of its noise schedule.
+    """
+    walked = _walked(model, n_steps)
+    if walked is not None:
+        if table is not None:
+            raise NelboError("an error table says which single steps to draw, and here all are walked: leave it out")
+        return Method(walked.n_steps, walked.n_steps, "all", walked)
+    assert not isinstance(n_steps, TimeSchedule | str), "walked"
+    n_levels = n_steps if model.gammas is None else n_steps or len(model.gammas)
+    n_calls = n_single_calls(model, n_steps)
+    if (model.gammas is None and (n_levels or 0) > MAX_DRAWN) or (model.gammas is not None and n_levels == 1):
+        return Method(n_steps, n_calls, "evenly")
+    levels = None if n_levels is None else chain_levels(model.given(), n_levels).detach().cpu()
+    if table is not None:
+        check_table(table, model)
+    elif model.gammas is None:
+        table = bundled_table(model)
+    if table is not None:
+        return Method(n_steps, n_calls, "table", profile=profile_of(table, model.reverse.name, levels))
+    if model.gammas is None or levels is None:
+        return Method(n_steps, n_calls, "evenly")
+    found = pilot(model, data, levels, seed, batch_size, precision, world)
+    n_pilot = n_pilot_calls(len(data), len(found.gammas))
+    return Method(n_steps, n_calls, "pilot", profile=found, n_pilot_calls=n_pilot)
+
+
+def n_single_calls(model: DiffusionModel, n_steps: int | None) -> int:
+    """Returns the network calls, each on one image, of one pass that draws a single step."""
+    has_steps = not (model.gammas is not None and n_steps == 1)
+    return int(has_steps) + int(model.exit_std is not None)
+
+
+def _walked(model: DiffusionModel, n_steps: int | TimeSchedule | str | None) -> TimeSchedule | None:
+    if isinstance(n_steps, TimeSchedule):
+        return n_steps
+    if n_steps != "all":
+        return None
+    assert model.gammas is not None, "checked before"
+    return plain_schedule(model, len(model.gammas))
