@@ -43,7 +43,7 @@ LAYERS: Mapping[str, Layer] = {
     "nets": layer("nets", "diffusion runtime errors"),
     "container": layer("container", "ans runtime errors"),
     "models": layer("models", "nets diffusion data runtime errors"),
-    "interop": layer("interop", "models nets diffusion runtime errors"),
+    "interop": layer("interop", "time_schedule models nets diffusion runtime errors"),
     "time_schedule": layer("time_schedule", "models diffusion data runtime errors"),
     "use": layer("evaluation sampling", "time_schedule models diffusion data runtime errors"),
     "ode": layer("ode", "use models diffusion data runtime errors"),

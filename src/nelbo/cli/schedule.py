@@ -57,7 +57,7 @@ def schedule(
     from nelbo.cli.gathering import gather, loaded_table
     from nelbo.interop.any_model import load
     from nelbo.interop.ddpm import DDPM
-    from nelbo.interop.export import save_timesteps
+    from nelbo.interop.export import pipeline_schedules, save_timesteps
     from nelbo.runtime.atomic import check_writable
     from nelbo.runtime.bundled import bundled_tables
     from nelbo.runtime.device import choose_device
@@ -77,12 +77,17 @@ def schedule(
     for budget, each in result.schedules.items():
         each.save(out / f"{budget}.safetensors")
     result.save_json(out / "schedules.json")
-    if isinstance(loaded, DDPM):
-        save_timesteps(out / "timesteps.json", loaded, result.timesteps())
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
     if reverse == "spectral" and (warning := doubt(errors)):
         print(f"warning: {warning}")
+    if isinstance(loaded, DDPM):
+        walked = pipeline_schedules(errors, loaded, wanted)
+        save_timesteps(out / "timesteps.json", loaded, {budget: walked[budget] for budget in wanted})
+        bounds = ", ".join(f"{walked[budget].bpd:.4f} in {budget}" for budget in wanted)
+        print(
+            f"for pipelines ({loaded.reverse_kernel} kernel, own last step): {bounds} steps: {out / 'timesteps.json'}"
+        )
     try:
         result.save_figure(out / "schedules.png")
     except NelboError as error:

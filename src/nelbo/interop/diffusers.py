@@ -20,18 +20,12 @@ from nelbo.errors import NelboError
 from nelbo.interop.betas import checked
 from nelbo.interop.ddpm import DDPM, DDPMConfig
 from nelbo.interop.optional import installed
+from nelbo.interop.timetable_scheduler import VARIANCES
 from nelbo.nets.fourier import Stem
 
 INDEX, NET, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 SCHEDULERS = ("DDPMScheduler", "TimetableScheduler")
 PREDICTIONS = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
-VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "fixed_large": "fixed_large",
-    "fixed_large_log": "fixed_large",
-    "learned_range": "learned_range",
-}
 _DDPM_ONLY = "nelbo reads DDPMs of pixels: a UNet2DModel with a DDPMScheduler"
 
 

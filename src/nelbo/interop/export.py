@@ -9,6 +9,10 @@ K network evaluations is K timesteps, strictly descending.
 - k-diffusion: a tensor of :math:`\sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha} = e^{\gamma'/2}`, then 0.
 - improved-diffusion: ``SpacedDiffusion(use_timesteps={...})``, which its ``--timestep_respacing`` cannot express.
 
+Each of them steps with the kernel that the model was trained with and ends with its own last step. So must a schedule
+that is exported: :func:`pipeline_schedules` finds those. Any other, such as one of the spectral kernel, runs in
+:mod:`nelbo.interop.spectral_scheduler`.
+
 Sigmas are in the model's own units, with pixels from -1 to 1 by v / 127.5 - 1, hence :math:`\gamma'` and not the
 :math:`\gamma` of :mod:`nelbo.interop.ddpm`.
 """
@@ -23,23 +27,45 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 from nelbo.interop.ddpm import DDPM
-from nelbo.interop.timetable_scheduler import check_timetable
+from nelbo.interop.timetable_scheduler import check_timetable, check_walked
 from nelbo.runtime.atomic import new_file
+from nelbo.time_schedule.error_table import ErrorTable
+from nelbo.time_schedule.optimise import Schedules, optimal_schedules
+from nelbo.time_schedule.schedule import TimeSchedule
 
 FORMAT = "nelbo timesteps"
 VERSION = 1
 
 
-def timesteps(model: DDPM, gammas: Iterable[float] | Tensor) -> list[int]:
-    """Returns the timesteps of a chain's gammas, strictly descending.
+def pipeline_schedules(table: ErrorTable, model: DDPM, budgets: Iterable[int] | None = None) -> Schedules:
+    """Returns the best schedules of the chain that a pipeline walks: the model's own kernel, and its own last step.
 
     Args:
-        model: The DDPM whose gammas they are.
-        gammas: The gammas at which the network is evaluated, in any order.
+        table: The model's error table.
+        model: The model.
+        budgets: The Ks that will be asked for; by default, all.
 
     Raises:
-        NelboError: If there are none, one is no gamma of the model, or two are the same.
+        NelboError: If a budget is out of range.
     """
+    return optimal_schedules(table, budgets, model.reverse_kernel, exits=["decoder"])
+
+
+def timesteps(model: DDPM, chain: TimeSchedule | Iterable[float] | Tensor) -> list[int]:
+    """Returns the timesteps of a chain, strictly descending.
+
+    Args:
+        model: The DDPM whose chain it is.
+        chain: A time schedule, or the gammas at which the network is evaluated, in any order.
+
+    Raises:
+        NelboError: If there are none, one is no gamma of the model, two are the same, or the schedule is another
+            model's, or has a kernel or a last step that no pipeline of the model has.
+    """
+    if isinstance(chain, TimeSchedule):
+        chain.check_model(model)
+        check_walked(chain, model.reverse_kernel)
+    gammas = chain.gammas if isinstance(chain, TimeSchedule) else chain
     values = torch.as_tensor([float(gamma) for gamma in gammas], dtype=torch.float64)
     if not len(values):
         raise NelboError("the chain has no gammas")
@@ -68,23 +94,34 @@ def use_timesteps(timesteps: Sequence[int]) -> set[int]:
     return set(timesteps)
 
 
-def save_timesteps(path: Path, model: DDPM, timetable: Mapping[int, Sequence[int]]) -> None:
-    """Writes chains as JSON: ``num_train_timesteps``, then ``timesteps`` and ``sigmas`` by number of steps.
+def save_timesteps(path: Path, model: DDPM, chains: Mapping[int, Sequence[int] | TimeSchedule]) -> None:
+    """Writes chains as JSON: ``num_train_timesteps``, then by number of steps ``timesteps``, ``sigmas``, ``bpd``.
 
     Args:
         path: The file.
         model: The DDPM whose timesteps they are.
-        timetable: For each number of steps K, its K timesteps, strictly descending.
+        chains: For each number of steps K, a schedule that its pipeline walks, whose predicted bound is written too; or
+            K timesteps, strictly descending.
 
     Raises:
-        NelboError: If the timetable is no such table, or the file cannot be written.
+        NelboError: If the timetable is no such table, a schedule is not one that a pipeline walks, or the file cannot
+            be written.
     """
+    timetable = {
+        budget: timesteps(model, chain) if isinstance(chain, TimeSchedule) else chain
+        for budget, chain in chains.items()
+    }
+    predicted = {
+        str(k): chain.bpd for k, chain in chains.items() if isinstance(chain, TimeSchedule) and chain.prediction
+    }
     check_timetable(timetable, len(model.gammas))
     content = {
         "format": FORMAT,
         "version": VERSION,
         "num_train_timesteps": model.n_timesteps,
         "timesteps": {str(budget): list(steps) for budget, steps in timetable.items()},
+        "kernel": model.reverse_kernel,
+        "bpd": predicted,
         "sigmas": {str(budget): sigmas(model, steps).tolist() for budget, steps in timetable.items()},
     }
     with new_file(path) as temporary:

@@ -22,12 +22,21 @@ from typing import Any
 import torch
 
 from nelbo.errors import NelboError
+from nelbo.interop.ddpm import REVERSE_KERNELS
 from nelbo.interop.optional import installed
+from nelbo.time_schedule.schedule import TimeSchedule
 
 NAME = "TimetableScheduler"
+VARIANCES = {  # Ours, by what diffusers calls them.
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "fixed_large_log": "fixed_large",
+    "learned_range": "learned_range",
+}
 
 
-def timetable_scheduler(scheduler: Any, timetable: Mapping[int, Sequence[int]]) -> Any:  # noqa: ANN401
+def timetable_scheduler(scheduler: Any, timetable: Mapping[int, Sequence[int] | TimeSchedule]) -> Any:  # noqa: ANN401
     """Returns a scheduler with the settings of another that takes K steps at the stored timesteps.
 
     Example::
@@ -37,14 +46,45 @@ def timetable_scheduler(scheduler: Any, timetable: Mapping[int, Sequence[int]]) 
 
     Args:
         scheduler: A DDPMScheduler.
-        timetable: For each number of steps K, its K timesteps, strictly descending.
+        timetable: For each number of steps K, its K timesteps, strictly descending, or a schedule of K steps under the
+            kernel that the scheduler has by its ``variance_type``.
 
     Raises:
-        NelboError: If diffusers is not installed or the timetable is no such table.
+        NelboError: If diffusers is not installed, the timetable is no such table, or a schedule has another kernel or
+            last step than the scheduler.
     """
-    check_timetable(timetable, len(scheduler.betas))
-    table = {str(budget): list(timesteps) for budget, timesteps in timetable.items()}
+    kernel = REVERSE_KERNELS[variance_of(scheduler.config)]
+    table = {str(budget): _timesteps(chain, kernel) for budget, chain in timetable.items()}
+    check_timetable({int(budget): chain for budget, chain in table.items()}, len(scheduler.betas))
     return _scheduler_class().from_config(scheduler.config, timetable=table)
+
+
+def variance_of(config: Mapping[str, Any]) -> str:
+    """Returns our name of the variance that a scheduler's settings stand for; beta tilde where they say nothing."""
+    name = config.get("variance_type") or "fixed_small"
+    if name not in VARIANCES:
+        raise NelboError(f"the scheduler has variance_type {name!r}, expected one of {', '.join(VARIANCES)}")
+    return VARIANCES[name]
+
+
+def check_walked(schedule: TimeSchedule, kernel: str) -> None:
+    """Raises NelboError unless a schedule has the kernel of a pipeline, and the model's own last step."""
+    ways = [f"steps with the {schedule.reverse} kernel"] if schedule.reverse != kernel else []
+    ways += [f"ends with the {schedule.exit.kind} exit"] if schedule.exit is not None else []
+    if ways:
+        raise NelboError(
+            f"the schedule {' and '.join(ways)}, and the pipeline walks the {kernel} kernel to the model's own last "
+            "step: take one of nelbo.interop.export.pipeline_schedules, or run this one in a SpectralScheduler"
+        )
+
+
+def _timesteps(chain: Sequence[int] | TimeSchedule, kernel: str) -> list[int]:
+    if not isinstance(chain, TimeSchedule):
+        return list(chain)
+    check_walked(chain, kernel)
+    if chain.timesteps is None:
+        raise NelboError("the schedule is one of continuous time, and a pipeline has timesteps")
+    return list(chain.timesteps[::-1])
 
 
 def check_timetable(timetable: Mapping[int, Sequence[int]], n_timesteps: int) -> None:

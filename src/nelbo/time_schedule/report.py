@@ -50,14 +50,6 @@ class Report:
         body = [name.ljust(width) + "".join(_cell(value) for value in values) for name, values in rows.items()]
         return "\n".join([head, *body])
 
-    def timesteps(self) -> dict[int, list[int]]:
-        """Returns the timesteps of each schedule of a discrete-time model, strictly descending."""
-        return {
-            budget: list(schedule.timesteps[::-1])
-            for budget, schedule in self.schedules.items()
-            if schedule.timesteps is not None
-        }
-
     def save_json(self, path: Path) -> None:
         """Writes the report as JSON, whole or not at all."""
         content: dict[str, Any] = {
