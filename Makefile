@@ -7,7 +7,7 @@ SETUP := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test slow check fmt bench docs data clean
+.PHONY: help setup run test slow check fmt bench mutants docs data clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +36,13 @@ bench: $(SETUP) ## Run every benchmark, with results as JSON in out/bench
 	@mkdir -p out/bench
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 		[ -e "$$script" ] || continue; \
+		[ "$$script" != benchmarks/mutants.py ] || continue; \
 		echo "== $$script"; \
 		$(BIN)/python "$$script" --out "out/bench/$$(basename "$$script" .py).json"; \
 	done
+
+mutants: $(SETUP) ## Change the source in 40 places, one at a time; print what the nearest tests miss
+	$(BIN)/python benchmarks/mutants.py --count 40 --seed 0
 
 docs: .venv/.installed-docs ## Build the documentation (docs/_build/html)
 	$(BIN)/sphinx-build -W docs docs/_build/html

@@ -223,3 +223,9 @@ def test_a_damaged_noise_schedule_is_refused(exact_model, gamma_0):
         damaged.noise_schedule.start.fill_(gamma_0)
     with pytest.raises(NelboError, match="damaged"):
         evaluate(damaged, DATA)
+
+
+def test_the_standard_error_is_half_the_squares_between_neighbours_in_phase():
+    """In the order of the phases the values are 1, 2, 4 and again 1."""
+    values, phase = torch.tensor([4.0, 1.0, 2.0]).double(), torch.tensor([0.9, 0.1, 0.5]).double()
+    assert standard_error(values, phase) == pytest.approx(math.sqrt((1 + 4 + 9) / 2) / 3, rel=1e-12)

@@ -220,3 +220,42 @@ def test_a_flow_that_cannot_be_followed_is_refused():
 
     with pytest.raises(NelboError, match="cannot be followed"):
         log_density(broken, normal(1, *SHAPE), *ENDS)
+
+
+def test_every_image_and_every_draw_has_noise_and_a_probe_of_its_own(exact_model, monkeypatch):
+    seen = []
+
+    def record(denoise, z_0, gamma_0, gamma_1, probe, tolerances):
+        seen.append((z_0, probe))
+        return torch.zeros(len(z_0), dtype=torch.float64), 1
+
+    monkeypatch.setattr("nelbo.ode.log_density", record)
+    model, image = (
+        exact_model(GaussianDenoiser(torch.zeros(3, 4, 4), torch.eye(48)), Linear(*ENDS)),
+        pixels(1, shape=(3, 4, 4)),
+    )
+    ode_likelihood(model, image.expand(5, -1, -1, -1), n_samples=3, batch_size=2)
+    for parts in zip(*seen, strict=True):
+        rows = torch.cat(parts).flatten(1)
+        assert len(rows) == len(rows.unique(dim=0)) == 15
+
+
+def test_the_standard_error_is_that_of_the_mean_over_images(exact_model, monkeypatch):
+    log_p = torch.tensor([3.0, -1.0, 0.5, 7.0], dtype=torch.float64)
+    monkeypatch.setattr("nelbo.ode.log_density", lambda *arguments: (log_p, 1))
+    model = exact_model(gaussian_denoiser(), Linear(*ENDS))
+    result = ode_likelihood(model, pixels(4), "uniform")
+    assert result.standard_error == pytest.approx(log_p.std().item() / 2 / (4 * math.log(2)), rel=1e-9)
+    nats = -(log_p.mean() - 2 * math.log1p(math.exp(ENDS[0])) + 4 * math.log(2 * HALF_STEP))
+    assert result.bpd == pytest.approx(nats.item() / (4 * math.log(2)), rel=1e-9)
+
+
+def test_steps_are_as_short_as_the_density_needs_where_the_latent_stands_still():
+    """At z = 0 of this denoiser nothing moves, and the log-density gains an integral that is known."""
+    denoise = lambda z, gamma: 20 * torch.sin(4 * gamma)[:, None, None, None] * z  # noqa: E731
+    found, _ = log_density(denoise, torch.zeros(1, *SHAPE), -4.0, 4.0, tolerances=TIGHT)
+    gamma = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
+    sigma = torch.sigmoid(gamma).sqrt()
+    gain = torch.trapezoid(0.5 * sigma * (20 * torch.sin(4 * gamma) - sigma), gamma)
+    expected = 4 * (gain - 0.5 * math.log(math.tau))
+    torch.testing.assert_close(found, expected[None], rtol=0, atol=1e-3)

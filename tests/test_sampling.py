@@ -99,3 +99,11 @@ def test_damaged_weights_are_refused(exact_model):
     broken = exact_model(MixtureDenoiser(torch.full((1, *SHAPE), math.nan)), SCHEDULES["linear"])
     with pytest.raises(NelboError, match="not finite"):
         sample(broken, 2, [0])
+
+
+def test_every_batch_is_drawn_with_its_own_classes(exact_model, monkeypatch):
+    model = exact_model(MixtureDenoiser(to_unit(IMAGES), WEIGHTS), SCHEDULES["linear"])
+    model.n_classes, seen = 3, []
+    monkeypatch.setattr(model, "denoise", lambda z, gamma, labels=None: seen.append(labels) or model.denoiser(z, gamma))
+    sample(model, 1, [0, 1, 2, 3, 7], batch_size=2, classes=[2, 0, 1])
+    assert [labels.tolist() for labels in seen] == [[2, 0], [1, 2], [0]]

@@ -6,6 +6,7 @@ import pytest
 from nelbo.ans.distributions import CODECS
 from nelbo.ans.message import Head, Message
 from nelbo.ans.tables import cumulative_integers, mean_integers, rate_integers, sharpness_integers
+from nelbo.errors import CorruptArchiveError
 
 from fixtures.ans_reference import (
     Reference,
@@ -76,3 +77,13 @@ def test_bits_pushed_by_one_head_are_clean_for_the_other(tables):
     assert ((counts - 40_000 / 256) ** 2 / (40_000 / 256)).sum() < 255 + 5 * np.sqrt(2 * 255)
     dirty = codec.pop(Message.seeded(np.full(20_000, 0xDEADBEEF, np.uint32)), Head.P)
     assert len(set(dirty.tolist())) < 10
+
+
+def test_a_message_that_does_not_end_as_it_began_gives_no_words_back():
+    words = np.arange(5, dtype=np.uint32)
+    message = Message.seeded(words)
+    assert message.unseeded().tolist() == words.tolist()
+    q, p = message.head_q, message.head_p
+    for heads_and_counter in [(q << 1, p, 1), (q, p + 1, 1), (q, p, 0), (q, p, 2), (q, p, 2**64 - 1)]:
+        with pytest.raises(CorruptArchiveError, match="does not end where it began"):
+            Message(message.words, *heads_and_counter).unseeded()

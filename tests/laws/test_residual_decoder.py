@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nelbo.diffusion import residual_decoder
-from nelbo.diffusion.decoder import discretised_gaussian, to_unit
+from nelbo.diffusion.decoder import discretised_gaussian, to_unit, to_values
 from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit, fit_exit, situations
 
 KINDS = list(NEIGHBOURS)
@@ -140,3 +140,28 @@ def test_an_exit_fitted_on_a_gpu_serves_there_and_here(kind):
     torch.testing.assert_close(
         exit.log_likelihood(images.cuda(), x_hat.cuda()).cpu(), exit.log_likelihood(images, x_hat)
     )
+
+
+@every
+def test_a_sample_is_its_own_mean_and_deviation_at_every_pixel(kind):
+    """Given all that was drawn before it, rounded: what a decoder sees is what the sampler went on from."""
+    exit, (_, x_hat) = fit_exit(kind, *pictures(16)), pictures(4, seed=5)
+    noise = normal(4, 3, 8, 8, seed=3)
+    drawn = exit.sample(x_hat, noise)
+    for channel, known, context in situations(to_unit(drawn).double() - x_hat, x_hat, kind):
+        mean = x_hat[:, channel] + known @ exit.weights[channel, : known.shape[-1]]
+        value = mean + exit._std(context, channel) * noise[:, channel]
+        assert torch.equal(to_values(value), drawn[:, channel])
+
+
+def test_quiet_pixels_weigh_more_than_loud_ones_in_a_fit():
+    """In flat images the left neighbour gives the residual away; in busy ones, whose x_hat says so, nothing does."""
+    noise, x_hat = normal(32, 1, 16, 16), torch.zeros(32, 1, 16, 16, dtype=torch.float64)
+    x_hat[16:] = 0.2 * normal(16, 1, 16, 16, seed=1)
+    residual = 0.1 * noise
+    for column in range(16):
+        before = residual[:16, ..., column - 1] if column else 0.0
+        residual[:16, ..., column] = 0.9 * before + 0.02 * noise[:16, ..., column]
+    exit = fit_exit("causal", to_values(x_hat + residual), x_hat)
+    left = NEIGHBOURS["causal"].index((0, -1))
+    assert exit.weights[0, left] > 0.4  # Least squares without weights gives 0.16.

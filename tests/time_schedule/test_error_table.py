@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nelbo.diffusion.decoder import to_unit
+from nelbo.diffusion.draws import chain_draws
+from nelbo.diffusion.gaussian import diffuse
 from nelbo.diffusion.residual_decoder import Exit
 from nelbo.errors import NelboError
-from nelbo.time_schedule.error_table import load_table, save_table
+from nelbo.time_schedule.error_table import load_table, save_table, standard_errors
 from nelbo.time_schedule.gather import SITTING, error_table
 
 from fixtures.error_tables import assert_same, gather, kinds
@@ -83,3 +86,29 @@ def test_damaged_and_foreign_files_are_refused(make_model, make_pixels, tmp_path
     save_file({"x": torch.zeros(1)}, path, {"format": "nelbo error table 1"})
     with pytest.raises(NelboError, match="is damaged"):
         load_table(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 32), (3, 40, 6)])
+def test_a_spectrum_is_the_mean_over_the_blocks_of_an_image(make_model, make_pixels, shape):
+    """Where images are larger than a block: the mean square of a block's coordinates, by the basis itself."""
+    model, images = make_model(shape=shape), make_pixels(3, shape=shape)
+    table = error_table(model, images, n_gammas=2, precision="float32", exit_kinds=())
+    _, eps = chain_draws(range(3), shape, 0)
+    basis = table.basis()
+    for level, gamma in enumerate(table.gammas):
+        gammas = gamma.expand(3)
+        eps_hat, _ = model.predict(diffuse(to_unit(images), eps, gammas), gammas)
+        squares = basis.forward((eps - eps_hat).double()).square().mean(0)
+        blocks = squares.unflatten(2, (-1, basis.block[1])).unflatten(1, (-1, basis.block[0]))
+        torch.testing.assert_close(table.spectrum(level), blocks.mean((1, 3)), rtol=1e-4, atol=1e-9)
+
+
+def test_standard_errors_are_those_of_the_values():
+    """The square root of the unbiased variance over the number of values, from their sum and their sum of squares."""
+    values = torch.tensor([[1.0, 2.0, 6.0, 3.0], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
+    sums = torch.stack([values.sum(1), values.square().sum(1)], dim=1)
+    expected = values.std(1) / 2
+    torch.testing.assert_close(standard_errors(sums, 4), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(standard_errors(sums, torch.tensor([4, 4])), expected, rtol=1e-12, atol=0)
+    single = torch.tensor([[3.0, 9.0]], dtype=torch.float64)
+    assert standard_errors(single, 1).item() == 0

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nelbo.train.ema import WeightAverage
+from nelbo.train.loop import Trainer
 
 
 def trajectory(rate, n_updates, seed=0):
@@ -57,3 +58,15 @@ def test_the_average_is_apart_from_the_model_and_copies_buffers():
     torch.testing.assert_close(dict(average.model.named_buffers()), dict(model.named_buffers()))
     addresses = {tensor.data_ptr() for tensor in model.state_dict().values()}
     assert addresses.isdisjoint(tensor.data_ptr() for tensor in average.model.state_dict().values())
+
+
+def test_a_run_averages_its_weights_by_the_number_of_its_steps(tiny, images, world):
+    trainer = Trainer(tiny("ema_rate=0.9999"), images, world)
+    average = [p.detach().clone() for p in trainer.model.parameters()]
+    for n in range(1, 4):
+        trainer.run_step()
+        decay = (1 + n) / (10 + n)
+        average = [
+            decay * a + (1 - decay) * p.detach() for a, p in zip(average, trainer.model.parameters(), strict=True)
+        ]
+    torch.testing.assert_close(list(trainer.average.model.parameters()), average, rtol=1e-5, atol=1e-7)
