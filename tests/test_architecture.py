@@ -206,6 +206,16 @@ def test_pages_name_files_that_exist(page):
     assert [path for path in named if not any((root / path).exists() for root in (SRC.parent, SRC / "nelbo"))] == []
 
 
+def test_the_map_of_the_rooms_is_this_table():
+    """In CONTRIBUTING.md: a row for each room, with the rooms that it may import."""
+    rows = re.findall(r"^\| (`.*?) \| .* \| (.*) \|$", (SRC.parent / "CONTRIBUTING.md").read_text("utf-8"), re.M)
+    stated = {frozenset(re.findall(r"\w+", rooms)): set(re.findall(r"\w+", may)) - {"nothing"} for rooms, may in rows}
+    expected = {
+        row.modules: {module for name in row.may_import for module in LAYERS[name].modules} for row in LAYERS.values()
+    }
+    assert {rooms: stated.get(rooms) for rooms in expected} == expected
+
+
 def test_command_line_starts_without_torch():
     code = "import nelbo.cli.main, sys; assert 'torch' not in sys.modules, 'nelbo.cli.main imports torch'"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
