@@ -20,13 +20,12 @@ from nelbo.integer.arithmetic import (
     best_limbs,
     fewest_limbs,
     join,
-    make_tables,
-    silu_of,
     split,
 )
-from nelbo.integer.float_executor import embed
 from nelbo.integer.linear import Bound, largest_sum, quantise_linear, row_norm
-from nelbo.integer.noise_level import exact_alpha, fixed_alpha, make_level
+from nelbo.integer.noise_level import exact_alpha, fixed_alpha
+from nelbo.integer.tables import make_tables, silu_of
+from nelbo.integer.tensors import by_owner
 from nelbo.integer.translate import translate
 
 splits = st.builds(Limbs, st.integers(1, 4), st.integers(2, 9))
@@ -59,7 +58,7 @@ def test_a_one_sided_bound_holds_for_the_worst_inputs(seed, largest, low):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn((5, 40), generator=generator, dtype=torch.float64)
     bounds = [Bound(2**20), Bound(largest, low / 1000)]
-    layer = quantise_linear("it", rows, None, (12, 14), 1000, bounds)
+    layer = quantise_linear(rows, None, (12, 14), 1000, bounds)
     worst = max(
         float((layer.weight.double() * torch.where(layer.weight * sign > 0, 1000.0, -float(low))).sum(1).abs().max())
         for sign in (1, -1)
@@ -76,7 +75,7 @@ def test_a_linear_layer_is_near_the_float_one_and_proved_exact(seed, count, limi
     )
     bias = torch.randn(5, generator=generator, dtype=torch.float64)
     limbs = best_limbs(limit, count)
-    layer = quantise_linear("it", weight, bias, (12, 14), limit, [Bound((EXACT_FLOAT32 - 1) // limbs.largest(limit))])
+    layer = quantise_linear(weight, bias, (12, 14), limit, [Bound((EXACT_FLOAT32 - 1) // limbs.largest(limit))])
     worst = limit * layer.weight.double().sign()  # The inputs that drive each row furthest.
     totals = (layer.weight.double() * worst).sum(1)
     assert (totals * layer.multiplier + layer.offset).abs().max() < EXACT_FLOAT64
@@ -89,23 +88,23 @@ def test_a_linear_layer_is_near_the_float_one_and_proved_exact(seed, count, limi
 
 
 def test_a_layer_that_cannot_be_exact_is_refused():
-    with pytest.raises(NelboError, match="the thing sums 4096 products"):
-        quantise_linear("the thing", torch.ones(1, 4096), None, (12, 12), 2**20, [Bound(2000)])
-    with pytest.raises(NelboError, match=r"the thing may reach .* 2\^53"):
-        quantise_linear("the thing", torch.ones(1, 9), torch.tensor([1e9]), (12, 12), 2**20, [Bound(2**20)])
-    with pytest.raises(NelboError, match="the weights of the thing are not finite"):
-        quantise_linear("the thing", torch.tensor([[math.nan]]), None, (12, 12), 2**10, [Bound(2**10)])
+    with pytest.raises(NelboError, match="it sums 4096 products"):
+        quantise_linear(torch.ones(1, 4096), None, (12, 12), 2**20, [Bound(2000)])
+    with pytest.raises(NelboError, match=r"it may reach .* 2\^53"):
+        quantise_linear(torch.ones(1, 9), torch.tensor([1e9]), (12, 12), 2**20, [Bound(2**20)])
+    with pytest.raises(NelboError, match="its weights are not finite"):
+        quantise_linear(torch.tensor([[math.nan]]), None, (12, 12), 2**10, [Bound(2**10)])
 
 
 def test_tables_are_their_functions_to_half_a_unit():
     tables = make_tables()
     y = torch.arange(-(20 << 10), 60 << 10, 7).double()
-    error = silu_of(y, tables["table.silu"]) / 2**12 - torch.nn.functional.silu(y / 2**10)
+    error = silu_of(y, tables["silu"]) / 2**12 - torch.nn.functional.silu(y / 2**10)
     assert error.abs().max() <= 2.0**-13 + 20 * math.exp(-16)
     i = torch.arange(2**16).double()
-    assert (tables["table.sine"] / 2**14 - torch.sin(2 * math.pi * i / 2**16)).abs().max() <= 2.0**-15 + 1e-12
-    assert tables["table.exp"][0] == 2**15
-    assert tables["table.exp"][-1] == 0
+    assert (tables["sine"] / 2**14 - torch.sin(2 * math.pi * i / 2**16)).abs().max() <= 2.0**-15 + 1e-12
+    assert tables["exp"][0] == 2**15
+    assert tables["exp"][-1] == 0
 
 
 @pytest.mark.parametrize("gamma", [-30.0, -13.3, -1.0, 0.0, 2.5, 5.0, 20.0])
@@ -120,8 +119,9 @@ def test_alpha_is_correctly_rounded(gamma):
 def test_the_conditioning_of_any_gamma_is_near_the_float_one(frozen_models, models, gamma):
     frozen = frozen_models["multiscale"]
     program, tensors = translate(models["multiscale"])
-    embedded = embed(program, tensors, gamma, lambda name, value: None)
-    level = make_level(frozen.header.program.embedding, frozen.tensors, gamma)
+    floats = by_owner(tensors)["embedding"]
+    embedded = program.embedding.run_float(floats, gamma, lambda name, value: None)
+    level = frozen.level(gamma)
     assert len(level.conditions) == 4
     for position, condition in level.conditions.items():
         expected = tensors[f"{position}.condition.weight"] @ embedded
@@ -130,6 +130,6 @@ def test_the_conditioning_of_any_gamma_is_near_the_float_one(frozen_models, mode
 
 
 @pytest.mark.parametrize("gamma", [math.nan, math.inf, -1000.0])
-def test_senseless_gammas_are_refused(frozen, gamma):
+def test_invalid_gammas_are_refused(frozen, gamma):
     with pytest.raises(NelboError, match="far outside the range"):
         frozen.level(gamma)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.integer.float_executor import run_float
+from nelbo.integer.executors import run_float
 from nelbo.integer.freeze import choose_images, freeze
-from nelbo.integer.program import Add, Conv
+from nelbo.integer.operations.add import Add
+from nelbo.integer.operations.convolution import Conv
 from nelbo.integer.rescale import rescaled
 from nelbo.integer.translate import translate
 
@@ -26,7 +27,7 @@ def test_smaller_features_change_nothing(model):
     torch.manual_seed(1)
     z = torch.randn(4, *model.image_shape, dtype=torch.float64)
     expected, before = run(program, tensors, z)
-    largest = max(before[f"{i}"] for i, op in enumerate(program.operations) if isinstance(op, Add | Conv))
+    largest = max(before[f"{i}."] for i, op in enumerate(program.operations) if isinstance(op, Add | Conv))
     found, after = run(program, rescaled(program, tensors, before, largest / 4), z)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # But for the epsilon of norms.
     changed = {name for name in before if after[name] < 0.8 * before[name]}

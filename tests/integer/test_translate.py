@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nelbo.errors import NelboError
-from nelbo.integer.float_executor import run_float
+from nelbo.integer.executors import run_float
 from nelbo.integer.program import Program
 from nelbo.integer.translate import translate
 from nelbo.models.config import ModelConfig

@@ -1,4 +1,4 @@
-r"""The fixed-point formats of the exact executor: which power of two one unit of each integer stands for.
+r"""The fixed-point formats of networks in integers: which power of two one unit of each integer stands for.
 
 An integer n in a format of k fractional bits stands for :math:`n\,2^{-k}`. Integers live in float64, where they are
 exact up to :math:`2^{53}`; sums of them are then exact in every order, on every processor, for every batch size.
@@ -6,10 +6,8 @@ exact up to :math:`2^{53}`; sums of them are then exact in every order, on every
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import silu
 
 EXECUTOR_VERSION = 1  # Of the integer semantics: whatever changes one output bit of some network changes it.
 
@@ -31,6 +29,8 @@ EXP_VALUE_BITS = 15  # Its values.
 
 TABLE_LOW = -16  # Below, SiLU is zero at the features' precision; exp is from -16 on too.
 EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53
+
+STREAM_HEADROOM, TABLE_HEADROOM = 2.0, 1.25  # Limits over the largest value seen in calibration.
 
 MAX_LIMBS = 8
 
@@ -113,30 +113,22 @@ def join(digits: list[Float[Tensor, "*n"]], limbs: Limbs) -> Float[Tensor, "*n"]
     return x
 
 
+def floor_shift(x: Tensor, bits: int) -> Tensor:
+    """Returns integers divided by a power of two, rounded to the nearest, halves up."""
+    return (x * 0.5**bits + 0.5).floor() if bits else x
+
+
+def fixed(values: Tensor, bits: int) -> Tensor:
+    """Returns numbers in a format of so many fractional bits, rounded."""
+    return (values * 2.0**bits).round()
+
+
 LOW_INDEX = TABLE_LOW << TABLE_BITS  # The argument that the first entry of the SiLU table stands for.
 SILU_LOW = 1141  # How far SiLU goes below zero, 0.27846 in the format of features.
 HIGH_INDEX = -LOW_INDEX  # The last one's; from here on SiLU is the identity, at this precision.
 EXP_LENGTH = -TABLE_LOW << EXP_BITS  # Entries of the exponential's table before the last, a zero.
 
 
-def make_tables() -> dict[str, Tensor]:
-    """Returns the tables by name, as integers."""
-    turns = torch.arange(2**PHASE_BITS, dtype=torch.float64) / 2**PHASE_BITS
-    x = torch.arange(LOW_INDEX, HIGH_INDEX + 1, dtype=torch.float64) / 2**TABLE_BITS
-    fall = torch.exp(-torch.arange(EXP_LENGTH + 1, dtype=torch.float64) / 2**EXP_BITS)
-    fall[-1] = 0
-    return {
-        "table.sine": _fixed(torch.sin(2 * torch.pi * turns), STEM_BITS),
-        "table.silu": _fixed(silu(x), FEATURE_BITS),
-        "table.exp": _fixed(fall, EXP_VALUE_BITS),
-    }
-
-
-def silu_of(y: Float[Tensor, "*n"], table: Tensor) -> Float[Tensor, "*n"]:
-    """Returns SiLU of integers in the table's format, in the format of features."""
-    within = table[y.clamp(LOW_INDEX, HIGH_INDEX).long() - LOW_INDEX].double()
-    return torch.where(y > HIGH_INDEX, y * 2.0 ** (FEATURE_BITS - TABLE_BITS), within)
-
-
-def _fixed(values: Tensor, bits: int) -> Tensor:
-    return (values * 2**bits).round().to(torch.int32)
+def silu_limit(high: int) -> int:
+    """Returns the limit of SiLU's values for arguments up to ``high`` in the table's format."""
+    return max(high << (FEATURE_BITS - TABLE_BITS), 2**FEATURE_BITS)

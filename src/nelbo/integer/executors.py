@@ -1,156 +1,148 @@
-"""Which executor runs: the fastest of the device that gives the known answers, here and now, at this batch size.
+"""Executors: what runs a program, in floating point, in plain PyTorch on any device, or in compiled loops on CPUs.
 
-Executors return the same integers by construction. Whether they do on this machine is not taken on trust: PyTorch may
-choose another algorithm for another batch size, number of threads or setting. Before the first call of each kind the
-known answers of the frozen network are computed; an executor that misses one is never used for that kind of call.
+Each makes every operation ready once and then runs them in order. What an operation computes stands with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import linear
 
 from nelbo.errors import NelboError
-from nelbo.integer.native_executor import NativeExecutor
-from nelbo.integer.noise_level import Level
-from nelbo.integer.program import Program
-from nelbo.integer.reference_executor import Executor, Integers, PortableExecutor
-
-MAX_BATCH = 32  # Images a call; more are run in turns.
-EXECUTORS = ("native", "float32", "reference")
-_FASTEST_FIRST = {"cpu": ("native", "reference")}
-_ELSEWHERE = ("float32", "reference")
-
-_BACKEND_FLAGS = (
-    "mkldnn.enabled",
-    "cudnn.enabled",
-    "cudnn.allow_tf32",
-    "cuda.matmul.allow_tf32",
-    "cudnn.conv.fp32_precision",
-    "cuda.matmul.fp32_precision",
-    "mkldnn.conv.fp32_precision",
-    "mkldnn.matmul.fp32_precision",
-)
-_SETTINGS: tuple[Callable[[], object], ...] = (
-    torch.get_num_threads,
-    torch.get_float32_matmul_precision,
-    *(partial(attrgetter(name), torch.backends) for name in _BACKEND_FLAGS),
-)
+from nelbo.integer.arithmetic import LATENT_BITS, LATENT_LIMIT, OUTPUT_BITS, floor_shift
+from nelbo.integer.embedding import Conditions
+from nelbo.integer.feature_map import DigitFormat, Map
+from nelbo.integer.operations.operation import Integers, NativeStep, Observer
+from nelbo.integer.program import IntegerNetwork, Program
+from nelbo.integer.tables import for_loops
+from nelbo.integer.tensors import Tensors, by_owner
 
 
-@dataclass(frozen=True)
-class KnownAnswer:
-    """Latents and what the network says of them.
+@runtime_checkable  # For the type checks of the tests.
+class Executor(Protocol):
+    """What runs a network in integers; all executors return the same."""
 
-    Attributes:
-        level: Their gamma.
-        z: The latents, one image.
-        result: The network's result.
-    """
-
-    level: Level
-    z: Integers
-    result: Integers
+    def run(self, z: Integers, conditions: Conditions) -> Integers:
+        """Returns the network's result for latents of one conditioning."""
+        ...
 
 
-class Execution:
-    """Runs a program by checked executors.
+def run_float(
+    program: Program,
+    tensors: Tensors,
+    z: Float[Tensor, "b c h w"],
+    gamma: float,
+    observe: Observer = lambda name, value: None,
+) -> Float[Tensor, "b k y x"]:
+    """Returns the network's result in the precision of the latents and weights: the oracle of the translation.
 
     Args:
-        program: Quantised.
-        tensors: Its integers.
-        known: The known answers; none before there are any.
+        program: As translated.
+        tensors: Its float weights.
+        z: The latents.
+        gamma: Their gamma.
+        observe: Called with each value whose range a frozen network must know: ``<position>.`` for results,
+            ``<position>.<name>`` for what an operation shows, ``<position>.condition`` and ``embedding.<name>``.
+    """
+    owned = by_owner(tensors)
+    embedded = program.embedding.run_float(owned["embedding"], gamma, lambda name, x: observe(f"embedding.{name}", x))
+    results: list[Tensor] = []
+    for position, op in enumerate(program.operations):
+        own, condition = owned.get(f"{position}", {}), None
+
+        def show(name: str, value: Tensor, position: int = position) -> None:
+            observe(f"{position}.{name}", value)
+
+        if "condition.weight" in own:
+            condition = linear(embedded, own["condition.weight"])
+            show("condition", condition)
+        results.append(op.run_float(z, [results[source] for source in op.sources], condition, own, show))
+        show("", results[-1])
+    return results[-1] + z if program.adds_latent else results[-1]
+
+
+class ReferenceExecutor:
+    """The executor that is the specification: every operation in plain PyTorch, integers in float64, on any device.
+
+    Each step is exact: a sum or product of integers below 2^53, a product with a power of two, a floor, a table's
+    entry; or it is one IEEE division or square root, which is correctly rounded everywhere. No product of inexact
+    numbers feeds a sum, so that fused multiply-adds would change nothing either.
+
+    Args:
+        network: The network.
         device: Where to compute.
-        executor: The one to use, ``auto`` for the fastest that passes.
+        arithmetic: What convolutions multiply in: float64, or float32 with as many digits as its 24 bits need.
 
     Raises:
-        NelboError: If there is no executor of that name, or it cannot run the program.
+        NelboError: If float32 is asked for and a convolution needs too many digits.
     """
 
     def __init__(
         self,
-        program: Program,
-        tensors: Mapping[str, Tensor],
-        known: Sequence[KnownAnswer],
+        network: IntegerNetwork,
         device: torch.device,
-        executor: str = "auto",
+        arithmetic: Literal["float64", "float32"] = "float64",
     ) -> None:
-        self._program, self._tensors, self._known, self._device = program, tensors, known, device
-        names = _FASTEST_FIRST.get(device.type, _ELSEWHERE) if executor == "auto" else (executor,)
-        made = {name: self._make(name, is_only=executor != "auto") for name in names}
-        self._executors: dict[str, Executor] = {name: value for name, value in made.items() if value is not None}
-        self._chosen: dict[tuple[object, ...], str] = {}
-
-    def run(self, z: Integers, level: Level) -> Integers:
-        """Returns the network's result for latents of one gamma.
-
-        Raises:
-            NelboError: If no executor gives the known answers on this machine.
-        """
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            parts = z.to(self._device).split(MAX_BATCH)
-            return torch.cat([self._executors[self.choice(len(part))].run(part, level.conditions) for part in parts])
-
-    def choice(self, n_images: int) -> str:
-        """Returns the name of the executor for calls of so many images, under PyTorch's present settings."""
-        kind = (n_images, *map(_value, _SETTINGS))
-        if kind not in self._chosen:
-            self._chosen[kind] = self._choose(n_images)
-        return self._chosen[kind]
-
-    def _choose(self, n_images: int) -> str:
-        for name, executor in self._executors.items():
-            if all(self._agrees(executor, answer, n_images) for answer in self._known):
-                return name
-        raise NelboError(
-            f"{' and '.join(self._executors)}: no executor of the frozen network gives its known answers on this "
-            "machine, so nothing compressed here could be decoded elsewhere; use another PyTorch or device"
+        self._network = network
+        tables, *weights = (
+            {name: tensor.to(device) for name, tensor in tensors.items()}
+            for tensors in (network.tables, *network.weights)
         )
+        made = zip(network.program.operations, network.places, weights, strict=True)
+        self._steps = [op.reference(place, own, tables, arithmetic) for op, place, own in made]
 
-    def _agrees(self, executor: Executor, answer: KnownAnswer, n_images: int) -> bool:
-        batch = answer.z.to(self._device).expand(n_images, -1, -1, -1).contiguous()
-        result = executor.run(batch, answer.level.conditions)
-        return bool((result == answer.result.to(self._device)).all())
-
-    def _make(self, name: str, is_only: bool) -> Executor | None:
-        """Returns an executor; None where another can be used and this one cannot run the program."""
-        if name not in EXECUTORS or (name == "native" and self._device.type != "cpu"):
-            raise NelboError(f"no executor {name!r} for {self._device.type}; there are auto, {', '.join(EXECUTORS)}")
-        try:
-            if name == "native":
-                return NativeExecutor(self._program, self._tensors)
-            arithmetic = "float64" if name == "reference" else "float32"
-            return PortableExecutor(self._program, self._tensors, self._device, arithmetic)
-        except NelboError:
-            if is_only:
-                raise
-            return None
+    def run(self, z: Integers, conditions: Conditions) -> Integers:
+        """Returns the network's result for latents of one conditioning."""
+        return _run(self._network, self._steps, z, conditions, lambda result: result)
 
 
-def _value(setting: Callable[[], object]) -> object:
-    """Returns what may make PyTorch choose other algorithms; None where it does not say.
+class NativeExecutor:
+    """The fast executor for CPUs: all in compiled loops, convolutions of 16-bit integers.
 
-    Flags of precision come in two generations: an old PyTorch has not the new ones, and a new one refuses to read an
-    old flag where a new one was set.
-    """
-    try:
-        return setting()
-    except (AttributeError, RuntimeError):
-        return None
-
-
-def as_latents(z: Tensor, shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
-    """Returns latents as integers in float64.
+    Args:
+        network: The network.
 
     Raises:
-        NelboError: If their shape is not the model's, or they are neither int64 nor float64.
+        NelboError: If an operation has no loops for what this network asks of it.
     """
-    if tuple(z.shape[1:]) != tuple(shape) or z.ndim != 4:
-        raise NelboError(f"the frozen model takes latents of shape (batch, {shape}), got {tuple(z.shape)}")
-    if z.dtype not in (torch.int64, torch.float64):
-        raise NelboError(f"latents are integers in int64 or float64, got {z.dtype}")
-    return z.double()
+
+    def __init__(self, network: IntegerNetwork) -> None:
+        self._network = network
+        readers, tables = network.program.readers(), for_loops(network.tables)  # Once: copies would crowd the cache.
+        made = zip(network.program.operations, network.places, network.weights, strict=True)
+        wanted = [op.digits(place, own) for op, place, own in made]
+        self._steps: list[NativeStep] = []
+        for position, op in enumerate(network.program.operations):
+            digits: DigitFormat | None = wanted[readers[position][0]] if len(readers[position]) == 1 else None
+            place, own = network.places[position], network.weights[position]
+            self._steps.append(op.native(place, own, tables, digits))
+
+    def run(self, z: Integers, conditions: Conditions) -> Integers:
+        """Returns the network's result for latents of one conditioning."""
+        return _run(self._network, self._steps, z, conditions, _images_of)
+
+
+def _run(
+    network: IntegerNetwork,
+    steps: Sequence[Callable[..., Any]],
+    z: Integers,
+    conditions: Conditions,
+    images_of: Callable[[Any], Integers],
+) -> Integers:
+    """Runs all steps in order, forgetting each result after its last use."""
+    z, results = z.clamp(-LATENT_LIMIT, LATENT_LIMIT), dict[int, Any]()
+    for position, (step, sources, forgotten) in enumerate(zip(steps, network.sources, network.last_uses, strict=True)):
+        results[position] = step(z, [results[source] for source in sources], conditions.get(position))
+        for source in forgotten:
+            del results[source]
+    result = images_of(results.popitem()[1])
+    return result + floor_shift(z, LATENT_BITS - OUTPUT_BITS) if network.program.adds_latent else result
+
+
+def _images_of(result: Map) -> Integers:
+    if not isinstance(result, Map):
+        raise NelboError("the network's result is in digits")
+    return result.images.double().contiguous()

@@ -22,11 +22,12 @@ from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.gaussian import diffuse
 from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION, LATENT_BITS, RESULT_BITS
-from nelbo.integer.float_executor import run_float
+from nelbo.integer.executors import run_float
 from nelbo.integer.frozen_model import Cost, FrozenModel, Header, digest
-from nelbo.integer.program import Program, Tensors
-from nelbo.integer.quantise import Quantiser
+from nelbo.integer.program import Program
+from nelbo.integer.quantise import quantised
 from nelbo.integer.rescale import rescaled
+from nelbo.integer.tensors import Tensors
 from nelbo.integer.translate import translate
 from nelbo.models.interface import DiffusionModel
 from nelbo.models.vdm import VDM
@@ -130,7 +131,7 @@ def _attempts(
             continue
         for n_limbs in _LIMBS:
             try:
-                yield n_limbs, Quantiser(program, tensors, ranges.largest, ranges.squares, n_limbs).run()
+                yield n_limbs, quantised(program, tensors, ranges.largest, ranges.squares, n_limbs)
             except NelboError as error:
                 yield n_limbs, error
 

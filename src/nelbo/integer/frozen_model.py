@@ -26,10 +26,11 @@ from nelbo.integer.arithmetic import (
     OUTPUT_BITS,
     RESULT_BITS,
 )
-from nelbo.integer.executors import Execution, KnownAnswer, as_latents
-from nelbo.integer.noise_level import Level, make_level
-from nelbo.integer.program import Program
-from nelbo.integer.reference_executor import Integers
+from nelbo.integer.execution import Execution, KnownAnswer
+from nelbo.integer.noise_level import make_level
+from nelbo.integer.operations.operation import Integers
+from nelbo.integer.program import IntegerNetwork, Program
+from nelbo.integer.tensors import tensor_of
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.tensor_file import read_tensors
 
@@ -118,12 +119,13 @@ class FrozenModel:
     ) -> None:
         self.header, self.tensors = header, dict(tensors)
         self._text = header.model_dump_json()
-        self.level = lru_cache(maxsize=4096)(self._level)
         try:
+            network = IntegerNetwork(header.program, tensors)
+            self.level = lru_cache(maxsize=4096)(lambda gamma: make_level(network, gamma))
             known = [self._known_answer(i, gamma) for i, gamma in enumerate(header.known_gammas)]
-            self._execution = Execution(header.program, tensors, known, torch.device(device), executor)
-        except KeyError as error:
-            raise NelboError(f"the frozen model lacks the tensor {error}: freeze the model again") from None
+        except NelboError as error:
+            raise NelboError(f"the frozen model does not fit its program: {error}") from None
+        self._execution = Execution(network, known, torch.device(device), executor)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -149,7 +151,7 @@ class FrozenModel:
         Raises:
             NelboError: If the latents do not fit, gamma is far out of range, or no executor is exact here.
         """
-        return self._execution.run(as_latents(z, self.image_shape), self.level(gamma))
+        return self._execution.run(_as_latents(z, self.image_shape), self.level(gamma).conditions)
 
     def predict(self, z: Tensor, gamma: float) -> Prediction:
         r"""Returns the noise and the image expected, exactly.
@@ -165,7 +167,7 @@ class FrozenModel:
             NelboError: As :meth:`result`.
         """
         result, level = self.result(z, gamma), self.level(gamma)
-        z = clamped(as_latents(z, self.image_shape).to(result.device)) * 2.0 ** (RESULT_BITS - LATENT_BITS)
+        z = clamped(_as_latents(z, self.image_shape).to(result.device)) * 2.0 ** (RESULT_BITS - LATENT_BITS)
         result = result * 2.0 ** (RESULT_BITS - OUTPUT_BITS)
         alpha, sigma, one = float(level.alpha), float(level.sigma), 2.0**COEFFICIENT_BITS
         if self.header.program.prediction == "v":
@@ -194,12 +196,10 @@ class FrozenModel:
         model._text = text  # As the file has it: another version of nelbo may write the same header otherwise.
         return model
 
-    def _level(self, gamma: float) -> Level:
-        return make_level(self.header.program.embedding, self.tensors, gamma)
-
     def _known_answer(self, i: int, gamma: float) -> KnownAnswer:
-        z, result = self.tensors[f"known.{i}.z"], self.tensors[f"known.{i}.result"]
-        return KnownAnswer(self.level(gamma), z.double(), result.double())
+        shape = (1, *self.image_shape)
+        z, result = (tensor_of(self.tensors, f"known.{i}.{name}", torch.int32, shape) for name in ("z", "result"))
+        return KnownAnswer(self.level(gamma).conditions, z.double(), result.double())
 
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -209,6 +209,15 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _as_latents(z: Tensor, shape: tuple[int, int, int]) -> Integers:
+    """Returns latents as integers in float64."""
+    if tuple(z.shape[1:]) != tuple(shape) or z.ndim != 4:
+        raise NelboError(f"the frozen model takes latents of shape (batch, {shape}), got {tuple(z.shape)}")
+    if z.dtype not in (torch.int64, torch.float64):
+        raise NelboError(f"latents are integers in int64 or float64, got {z.dtype}")
+    return z.double()
 
 
 def clamped(z: Integers) -> Integers:
@@ -231,7 +240,7 @@ def _parse(text: str, source: str) -> Header:
         field = ".".join(str(part) for part in problem["loc"])
         if field == "executor_version":
             raise NelboError(
-                f"{source} is for version {problem.get('input')} of the exact executor, this is {EXECUTOR_VERSION}: "
+                f"{source} is for version {problem.get('input')} of the integer executor, this is {EXECUTOR_VERSION}: "
                 "install the nelbo that it was made with, or freeze the model again"
             ) from None
         raise NelboError(f"{source} is damaged: {field}: {problem['msg']}") from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import EXACT_FLOAT64, WEIGHT_BITS
+from nelbo.integer.tensors import Tensors, tensor_of
 
 _MULTIPLIER_BITS = 16
 _LARGEST_WEIGHT = 2**WEIGHT_BITS - 1
@@ -49,9 +50,30 @@ class IntegerLinear:
     offset: Tensor
     shift: int
 
+    def tensors(self, prefix: str = "") -> Tensors:
+        """Returns its tensors by name, as :func:`linear_of` reads them."""
+        return {f"{prefix}{name}": getattr(self, name) for name in ("weight", "multiplier", "offset")}
+
+
+def linear_of(weights: Tensors, prefix: str, in_shape: Sequence[int | None]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns weight, multiplier and offset of a layer that reads so many numbers.
+
+    Raises:
+        NelboError: If one is missing, or has another type or shape.
+    """
+    weight = tensor_of(weights, f"{prefix}weight", torch.int16, (None, *in_shape))
+    multiplier = tensor_of(weights, f"{prefix}multiplier", torch.int32, weight.shape[:1])
+    return weight, multiplier, tensor_of(weights, f"{prefix}offset", torch.int64, weight.shape[:1])
+
+
+def run_linear(weights: Tensors, prefix: str, x: Float[Tensor, " i"], shift: int, limit: int) -> Float[Tensor, " o"]:
+    """Returns the result of a layer, within ±limit."""
+    total = weights[f"{prefix}weight"].double() @ x
+    total = total * weights[f"{prefix}multiplier"] + weights[f"{prefix}offset"].double()
+    return (total * 0.5**shift).floor().clamp(-limit, limit)
+
 
 def quantise_linear(
-    name: str,
     weight: Float[Tensor, "o *k"],
     bias: Float[Tensor, " o"] | None,
     bits: tuple[int, int],
@@ -63,7 +85,6 @@ def quantise_linear(
     Each row of weights is as fine as its largest entry and the bounds let it be.
 
     Args:
-        name: What to call the layer in errors.
         weight: Its weights, output first.
         bias: Its bias, None for zero.
         bits: The fractional bits of what it reads and of its result.
@@ -76,21 +97,23 @@ def quantise_linear(
     rows = weight.double().flatten(1)
     bias = torch.zeros(len(rows), dtype=torch.float64) if bias is None else bias.double()
     if not bool(rows.isfinite().all() and bias.isfinite().all()):
-        raise NelboError(f"freeze: the weights of {name} are not finite")
+        raise NelboError("its weights are not finite")
     step = row_step(rows, bounds)
     if step is None:
-        raise NelboError(f"freeze: {name} sums {rows.shape[1]} products, more than its accumulator holds exactly")
+        raise NelboError(f"it sums {rows.shape[1]} products, more than its accumulator holds exactly")
     unit = step * 2.0 ** (bits[1] - bits[0])
     largest = float(unit.max()) or 1.0
     most = min(bound.largest for bound in bounds)
     room = 51 - (most * in_limit).bit_length()  # What the products leave to the multiplier.
     shift = min(_MULTIPLIER_BITS, room) - math.ceil(math.log2(largest))
     if not 1 <= shift <= 50:
-        raise NelboError(f"freeze: the weights of {name} have a size of {float(step.max()):.1e} steps, out of range")
+        raise NelboError(f"its weights have a size of {float(step.max()):.1e} steps, out of range")
     multiplier = (unit * 2.0**shift).ceil().clamp(min=1)
     integers = (rows / (multiplier * 2.0 ** (bits[0] - bits[1] - shift))[:, None]).round()
     offset = (bias * 2.0 ** (bits[1] + shift)).round() + 2.0 ** (shift - 1)
-    _prove(name, integers, multiplier, offset, in_limit, bounds)
+    if any(float(bound.sizes(integers).max()) > bound.largest for bound in bounds):
+        raise NelboError("its rounded weights leave their bounds")
+    check_sums(integers, multiplier, offset, in_limit)
     return IntegerLinear(integers.reshape(weight.shape).to(torch.int16), multiplier.int(), offset.long(), shift)
 
 
@@ -118,10 +141,13 @@ def largest_sum(weight: Tensor, low: int, high: int) -> int:
     return int(torch.maximum(positive * high + negative * low, negative * high + positive * low).max())
 
 
-def _prove(
-    name: str, weight: Tensor, multiplier: Tensor, offset: Tensor, in_limit: int, bounds: Sequence[Bound]
-) -> None:
-    largest = float((weight.abs().sum(1) * in_limit * multiplier + offset.abs()).max())
-    is_outside = any(float(bound.sizes(weight).max()) > bound.largest for bound in bounds)
-    if is_outside or largest >= EXACT_FLOAT64 or float(weight.abs().max()) > _LARGEST_WEIGHT:
-        raise NelboError(f"freeze: {name} may reach {largest:.3g}, more than 2^53, and would not be exact")
+def check_sums(weight: Tensor, multiplier: Tensor, offset: Tensor, in_limit: int) -> None:
+    """Proves that sums of products with integers within ±in_limit, times the multiplier plus the offset, are exact.
+
+    Raises:
+        NelboError: If they may leave 2^53.
+    """
+    sums = weight.double().flatten(1).abs().sum(1) * in_limit
+    largest = float((sums * multiplier.double().abs().clamp(min=1) + offset.double().abs()).max())
+    if not largest < EXACT_FLOAT64:
+        raise NelboError(f"it may reach {largest:.3g}, more than 2^53, and would not be exact")

@@ -1,157 +1,52 @@
 """Frozen networks as programs: a list of operations, each reading the results of earlier ones.
 
 The program is the whole description of a network: executors interpret it and never see the network's Python code, so
-that a file of it keeps its meaning. Operations carry sizes and limits, the weights stand beside the program in a
-table of tensors under ``<position>.<name>``. A program comes in two stages: as translated from a network, with float
-weights and limits still zero, and quantised, with integers.
+that a file of it keeps its meaning. Operations carry sizes and limits; tensors stand beside the program in a table,
+under ``<position>.<name>``. A program comes in two stages: as translated from a network, with float weights and limits
+still zero, and quantised, with integers.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 from torch import Tensor
 
-Tensors = dict[str, Tensor]
+from nelbo.errors import NelboError
+from nelbo.integer.embedding import Conditions, Embedding
+from nelbo.integer.operations.add import Add
+from nelbo.integer.operations.attention import Attend
+from nelbo.integer.operations.concat import Concat
+from nelbo.integer.operations.convolution import Conv
+from nelbo.integer.operations.features import Features
+from nelbo.integer.operations.norm import Norm
+from nelbo.integer.operations.operation import Operation, Place, Small, Value
+from nelbo.integer.operations.shuffle import Shuffle, Unshuffle
+from nelbo.integer.tables import check_tables
+from nelbo.integer.tensors import Tensors, by_owner
+
+MAX_OPERATIONS = 1 << 12
+MAX_WORK = 1 << 36  # Multiplications and additions for one image: a minute where nothing is compiled.
+MAX_NUMBERS = 1 << 26  # In the results that are alive at once, and in what an operation fills on the way.
+
+OPERATIONS: dict[str, type[Operation]] = {
+    operation.kind(): operation for operation in (Features, Unshuffle, Shuffle, Conv, Norm, Attend, Add, Concat)
+}
+"""All operations, by their names in programs. A new one is one more entry."""
 
 
-class Operation(BaseModel):
-    """An operation, its sources given by their positions in the program."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Positions of the operations whose results it reads."""
-        return ()
-
-
-class Unary(Operation):
-    """An operation that reads one result."""
-
-    source: NonNegativeInt
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """The one source."""
-        return (self.source,)
-
-
-class Binary(Operation):
-    """An operation that reads two results."""
-
-    left: NonNegativeInt
-    right: NonNegativeInt
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Both sources."""
-        return (self.left, self.right)
-
-
-class Features(Operation):
-    """The latent, the sines and the cosines of its Fourier features, in channels."""
-
-    type: Literal["features"] = "features"
-    exponents: tuple[Annotated[int, Field(ge=0, le=16)], ...]
-
-
-class Unshuffle(Unary):
-    """Space to depth: squares of ``factor`` x ``factor`` pixels become channels."""
-
-    type: Literal["unshuffle"] = "unshuffle"
-    factor: PositiveInt
-
-
-class Shuffle(Unary):
-    """Depth to space, the inverse of :class:`Unshuffle`."""
-
-    type: Literal["shuffle"] = "shuffle"
-    factor: PositiveInt
-
-
-class Conv(Unary):
-    r"""A convolution with square kernel; ``weight``, ``multiplier`` and ``offset`` stand beside it.
-
-    .. math:: y = \mathrm{clamp}\bigl(\lfloor (m \sum w \hat x + b)\, 2^{-\mathrm{shift}} \rfloor,\ \pm\mathrm{limit}
-              \bigr), \qquad \hat x = \lfloor x\, 2^{-\mathrm{in\_shift}} + \tfrac12 \rfloor
-    """
-
-    type: Literal["conv"] = "conv"
-    stride: PositiveInt
-    padding: NonNegativeInt
-    in_shift: NonNegativeInt = 0
-    in_limit: NonNegativeInt = 0
-    shift: NonNegativeInt = 0
-    limit: NonNegativeInt = 0
-
-
-class Norm(Unary):
-    """A group norm, modulated or fed by the conditioning, and SiLU after it if asked.
-
-    ``condition`` says how the conditioning enters: not at all, as a shift before the norm (``before``), or as a scale
-    and a shift after it (``modulate``). The result of the norm is clamped to [low, high].
-    """
-
-    type: Literal["norm"] = "norm"
-    groups: PositiveInt
-    eps: Annotated[float, Field(gt=0)]
-    silu: bool
-    condition: Literal["none", "before", "modulate"]
-    shift: NonNegativeInt = 0
-    low: int = 0
-    high: NonNegativeInt = 0
-
-
-class Attend(Unary):
-    r"""Attention over all positions; the source's channels are queries, keys and values, each split into heads.
-
-    .. math:: p \propto \exp_{\mathrm{table}}\bigl(\lfloor (\max - q \cdot k)\, m\, 2^{-\mathrm{shift}} \rfloor\bigr)
-    """
-
-    type: Literal["attend"] = "attend"
-    heads: PositiveInt
-    multiplier: NonNegativeInt = 0
-    shift: NonNegativeInt = 0
-
-
-class Add(Binary):
-    """The sum of two results, clamped to its limit."""
-
-    type: Literal["add"] = "add"
-    limit: NonNegativeInt = 0
-
-
-class Concat(Binary):
-    """The channels of two results, one after the other."""
-
-    type: Literal["concat"] = "concat"
-
-
-AnyOperation = Annotated[
-    Features | Unshuffle | Shuffle | Conv | Norm | Attend | Add | Concat, Field(discriminator="type")
-]
-
-
-class Embedding(BaseModel):
-    """The embedding of gamma: ``embedding.rates``, ``embedding.dense0.*`` and ``embedding.dense1.*`` stand beside it.
-
-    Attributes:
-        low: The gamma that is mapped to time 0.
-        high: The gamma that is mapped to time 1.
-        shifts: The shifts of its two linear layers, which work like those of a convolution.
-        limits: Their limits.
-        condition_shifts: For each conditioned norm, by its position, the shift of the layer that projects the
-            embedding, ``<position>.condition.*``.
-        condition_limits: Their limits.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    low: float
-    high: float
-    shifts: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
-    limits: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
-    condition_shifts: dict[NonNegativeInt, NonNegativeInt] = {}
-    condition_limits: dict[NonNegativeInt, NonNegativeInt] = {}
+def _parsed(value: Any) -> Any:  # noqa: ANN401 (whatever stands in a file)
+    """Returns the operation of a record in a file; what is one already stays."""
+    if isinstance(value, Operation):
+        return value
+    kind = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in OPERATIONS:
+        raise ValueError(f"there is no operation {kind!r:.40}; there are {', '.join(OPERATIONS)}")
+    try:
+        return OPERATIONS[kind].model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(f"{kind}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 class Program(BaseModel):
@@ -166,8 +61,11 @@ class Program(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    operations: tuple[AnyOperation, ...] = Field(min_length=1)
+    image_shape: tuple[Small, Small, Small]
+    operations: Annotated[
+        tuple[Annotated[SerializeAsAny[Operation], BeforeValidator(_parsed)], ...],
+        Field(min_length=1, max_length=MAX_OPERATIONS),
+    ]
     embedding: Embedding
     adds_latent: bool
     prediction: Literal["eps", "v"]
@@ -175,16 +73,106 @@ class Program(BaseModel):
     def last_uses(self) -> list[list[int]]:
         """Returns for each operation the positions of the results that nothing after it reads."""
         last = {source: position for position, op in enumerate(self.operations) for source in op.sources}
-        return [
-            [source for source, user in last.items() if user == position] for position in range(len(self.operations))
-        ]
+        users: list[list[int]] = [[] for _ in self.operations]
+        for source, user in last.items():
+            users[user].append(source)
+        return users
 
-    def reader(self, position: int) -> int | None:
-        """Returns the position of the only operation that reads a result, None if there are several or none."""
-        readers = [other for other, op in enumerate(self.operations) if position in op.sources]
-        return readers[0] if len(readers) == 1 else None
+    def readers(self) -> list[list[int]]:
+        """Returns for each operation the positions of those that read its result."""
+        readers: list[list[int]] = [[] for _ in self.operations]
+        for position, op in enumerate(self.operations):
+            for source in dict.fromkeys(op.sources):
+                readers[source].append(position)
+        return readers
 
-    def reads_silu(self, op: Conv) -> bool:
-        """Returns whether what a convolution reads has been through SiLU, which goes hardly below zero."""
-        source = self.operations[op.source]
-        return isinstance(source, Norm) and source.silu
+    def place(self, position: int, values: list[Value]) -> Place:
+        """Returns where an operation stands, from what is known of the results before it."""
+        op, rest = self.operations[position], self.operations[position + 1 :]
+        return Place(
+            position,
+            self.image_shape,
+            tuple(values[source] for source in op.sources),
+            is_last=all(other.only_arranges for other in rest),
+            condition_limit=self.embedding.condition_limits.get(position, 0),
+        )
+
+
+class IntegerNetwork:
+    """A quantised program with its integers, every tensor checked and every sum proved exact before anything is run.
+
+    Args:
+        program: Quantised.
+        tensors: Its integers and tables; others are left alone.
+
+    Attributes:
+        places: Where each operation stands.
+        weights: The integers of each operation, by their own names.
+        sources: The positions that each operation reads.
+        last_uses: For each operation the positions of the results that nothing after it reads.
+
+    Raises:
+        NelboError: If a tensor is missing or does not fit, a source is no earlier operation, a sum may leave its
+            accumulator, or the network takes more work or memory than the limits above.
+    """
+
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
+        self.program = program
+        owned = by_owner(tensors)
+        self.tables, self._embedding = owned.get("table", {}), owned.get("embedding", {})
+        self.weights: list[Tensors] = [owned.get(str(i), {}) for i in range(len(program.operations))]
+        self._owned = {str(i): own for i, own in enumerate(self.weights)}
+        self.sources, self.last_uses = [op.sources for op in program.operations], program.last_uses()
+        self.places: list[Place] = []
+        check_tables(self.tables)
+        values = self._proved()
+        result = values[-1]
+        if (result.channels, result.height, result.width) != tuple(program.image_shape):
+            raise NelboError(f"its result is {result.channels} x {result.height} x {result.width}, not as the latents")
+        self._check_conditions()
+        self._check_size(values)
+
+    def conditions(self, x: float) -> Conditions:
+        """Returns the conditioning for one number.
+
+        Raises:
+            NelboError: If it is far outside the embedding's range.
+        """
+        return self.program.embedding.run(self._embedding, self._owned, self.tables, x)
+
+    def _proved(self) -> list[Value]:
+        """Returns what is known of all results."""
+        values: list[Value] = []
+        for position, op in enumerate(self.program.operations):
+            if any(source >= position for source in op.sources):
+                raise NelboError(f"operation {position} ({op.kind()}) reads no earlier operation: {op.sources}")
+            self.places.append(self.program.place(position, values))
+            try:
+                value = op.bound(self.places[-1], self.weights[position])
+            except NelboError as error:
+                raise NelboError(f"operation {position} ({op.kind()}): {error}") from None
+            if max(value.size, value.scratch) > MAX_NUMBERS:
+                raise NelboError(f"operation {position} ({op.kind()}) fills more than {MAX_NUMBERS} numbers an image")
+            values.append(value)
+        return values
+
+    def _check_conditions(self) -> None:
+        places = zip(self.program.operations, self.places, strict=True)
+        rows = [op.n_conditions(place.sources[0].channels) if place.sources else 0 for op, place in places]
+        try:
+            self.program.embedding.check(self._embedding, self._owned, {i: n for i, n in enumerate(rows) if n})
+        except NelboError as error:
+            raise NelboError(f"the embedding: {error}") from None
+
+    def _check_size(self, values: list[Value]) -> None:
+        unread = [i for i, readers in enumerate(self.program.readers()[:-1]) if not readers]
+        if unread:
+            raise NelboError(f"operation {unread[0]} ({self.program.operations[unread[0]].kind()}) is read by nothing")
+        if sum(value.work + value.size for value in values) > MAX_WORK:
+            raise NelboError(f"it takes more than {MAX_WORK} multiplications for one image")
+        alive = 0
+        for value, forgotten in zip(values, self.last_uses, strict=True):
+            alive += value.size
+            if alive > MAX_NUMBERS:
+                raise NelboError(f"its results fill more than {MAX_NUMBERS} numbers an image")
+            alive -= sum(values[i].size for i in forgotten)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from numba import njit
 
-from nelbo.integer import native_convolution
-from nelbo.integer.native_convolution import BLOCK, convolve_into, packed, padded
+from nelbo.integer.feature_map import padded
+from nelbo.integer.operations import convolution_loops
+from nelbo.integer.operations.convolution_loops import BLOCK, convolve_into, packed
 
 SHAPES = [  # Channels in and out, height and width, the kernel's size, stride, padding.
     (32, 32, (8, 8), 3, 1, 1),
@@ -78,7 +79,7 @@ def test_only_its_rows_are_written():
 
 def test_processors_without_the_instruction_compute_the_same(monkeypatch):
     """As on ARM: the same sums by products and additions that every processor has."""
-    monkeypatch.setattr(native_convolution, "_IS_X86", False)
+    monkeypatch.setattr(convolution_loops, "_IS_X86", False)
     plain = njit(error_model="numpy")(convolve_into.py_func)
     digits = random_integers(torch.Generator().manual_seed(1), 2000, 1, 2, 7, 9, 9)
     weight = random_integers(torch.Generator().manual_seed(2), 2000, 40, 7, 3, 3)

@@ -1,69 +1,16 @@
 # ruff: noqa: ANN001, ANN201 (numba infers the types)
-"""The elementwise work of the fast executor for CPUs, compiled: one pass over each feature map where PyTorch needs ten.
+"""Norms in compiled loops: one pass over each feature map where PyTorch needs ten.
 
-Arrays are (batch, position, channel), integers in float32, sums in float64; what a convolution reads is (digit, batch,
-row, column, channel) in 16 bits, with a border of zeros. What is computed is to the bit what
-:mod:`nelbo.integer.reference_executor` computes. A loop treats the images from ``start`` to ``stop``, so
-that threads can share a batch, and holds no lock.
+What is computed is to the bit what :class:`nelbo.integer.operations.norm.Norm` specifies. A loop treats the images from
+``start`` to ``stop``, so that threads can share a batch, and holds no lock.
 """
 
 from typing import no_type_check
 
 import numpy as np
 
+from nelbo.integer.feature_map import write_digits
 from nelbo.runtime.loops import compiled
-
-
-@compiled
-@no_type_check
-def write_digits(row, in_scale, count, bits, out, image, y, padding):
-    """Writes the digits of a row of positions, integers rounded by the input's shift, in place of ``row``."""
-    down, up = np.float32(0.5**bits), np.float32(2.0**bits)
-    half = np.float32(0.5)
-    width, n_even = out.shape[3] - 2 * padding, out.shape[4]
-    is_dense = width * n_even == row.size  # One long loop then.
-    n_parts, size = (1, row.size) if is_dense else (width, row.size // width)
-    if in_scale != 1:
-        for i in range(row.size):
-            row[i] = np.floor(row[i] * in_scale + half)
-    for digit in range(count):
-        line = out[digit, image, y + padding].reshape(-1)
-        for part in range(n_parts):
-            values = row[part * size : (part + 1) * size]
-            digits = line[(padding + part) * n_even : (padding + part) * n_even + size]
-            if digit == count - 1:
-                for i in range(size):
-                    digits[i] = np.int16(values[i])
-            else:
-                for i in range(size):
-                    above = np.floor(values[i] * down + half)
-                    digits[i] = np.int16(values[i] - above * up)
-                    values[i] = above
-
-
-@compiled
-@no_type_check
-def split_into(x, in_shift, count, bits, out, padding, start, stop):
-    """Writes the digits of a feature map."""
-    width, height = out.shape[3] - 2 * padding, out.shape[2] - 2 * padding
-    row = np.empty(width * x.shape[2], np.float32)
-    for image in range(start, stop):
-        values = x[image].reshape(height, row.size)
-        for y in range(height):
-            for i in range(row.size):
-                row[i] = values[y, i]
-            write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, y, padding)
-
-
-@compiled
-@no_type_check
-def add_into(x, y, limit, out, start, stop):
-    """Writes the clamped sum of two feature maps."""
-    for image in range(start, stop):
-        for position in range(x.shape[1]):
-            for channel in range(x.shape[2]):
-                value = x[image, position, channel] + y[image, position, channel]
-                out[image, position, channel] = min(max(value, -limit), limit)
 
 
 @compiled
@@ -169,15 +116,3 @@ def norm_into(
                     value = np.floor((values[y, i] * multipliers[i] + lines[i]) * scale)
                     row[i] = min(max(value, low), high)
             write_digits(row, np.float32(0.5**in_shift), count, bits, out, image, y, padding)
-
-
-@compiled
-@no_type_check
-def fall_into(logits, multiplier, scale, table, start, stop):
-    """Replaces rows of logits by what the exponential's table says of their distances from the row's largest."""
-    last = table.size - 1
-    for row in range(start, stop):
-        top = logits[row].max()
-        for column in range(logits.shape[1]):
-            below = np.floor((top - logits[row, column]) * multiplier * scale)
-            logits[row, column] = table[np.uint32(min(below, float(last)))]

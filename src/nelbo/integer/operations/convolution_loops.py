@@ -51,15 +51,6 @@ def packed(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pairs.transpose(0, 2, 3, 1, 4))
 
 
-def padded(n_digits: int, n_images: int, sides: tuple[int, int], n_channels: int, padding: int) -> np.ndarray:
-    """Returns zeros for the digits of feature maps and a border around them, in the shape that convolutions read."""
-    height, width = (side + 2 * padding for side in sides)
-    shape = (n_digits, n_images, height, width, n_channels + n_channels % 2)
-    # Behind the end lies what the last positions of a block read in vain: of a stride up to the kernel's size.
-    spare = N_POSITIONS * width * shape[-1]
-    return np.zeros(int(np.prod(shape)) + spare, np.int16)[:-spare].reshape(shape)
-
-
 @no_type_check
 def _add_pairs(builder, total, x, w):
     """Returns each lane's sum plus both products of its pair."""
@@ -125,7 +116,7 @@ def convolve_into(x, weight, stride, bits, multiplier, offset, scale, limit, out
     """Writes a convolution of digits of ``bits`` bits: sums, each channel's line, floor and clamp.
 
     Args:
-        x: The digits, lowest first, :func:`padded`.
+        x: The digits, lowest first, as :class:`nelbo.integer.feature_map.Digits` has them.
         weight: :func:`packed`.
         stride: Of the convolution.
         bits: The logarithm of the digits' base.
