@@ -157,6 +157,18 @@ def damage_weights(folder):
     unet.save_pretrained(folder / "unet")
 
 
+def variants(*names):
+    """Renames the plain weights, with a copy for each variant."""
+
+    def apply(folder):
+        plain = folder / WEIGHTS
+        for name in names:
+            shutil.copy(plain, plain.with_suffix(f".{name}.safetensors"))
+        plain.unlink()
+
+    return apply
+
+
 NET, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 WRONG = {
@@ -169,7 +181,16 @@ WRONG = {
     "odd outputs": (change(NET, out_channels=3), "3 output channels, expected 1 with variance_type fixed_small"),
     "no size": (change(NET, sample_size=None), "sample_size None"),
     "an embedding of times": (change(NET, class_embed_type="timestep"), "conditioned on a timestep"),
-    "another scheduler": (change(SCHEDULER, _class_name="DDIMScheduler"), "scheduler is a DDIMScheduler"),
+    "another scheduler": (
+        change(SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
+        "scheduler is a FlowMatchEulerDiscreteScheduler, which has no betas",
+    ),
+    "continuous levels": (change(SCHEDULER, timestep_type="continuous"), "continuous noise levels: wrap the network"),
+    "flow sigmas": (change(SCHEDULER, use_flow_sigmas=True), "nelbo.from_denoiser"),
+    "an embedding of sigmas": (change(NET, time_embedding_type="fourier"), "which timestep 0 does not have"),
+    "an odd size": (change(NET, sample_size=9), "sides must be multiples of 2: write the size of its images"),
+    "an odd side": (change(NET, sample_size=[8, 9]), "sample_size [8, 9], and it halves images to 1/2"),
+    "two variants": (variants("fp16", "bf16"), "has the variants bf16, fp16 and no plain weights"),
     "thresholding": (change(SCHEDULER, thresholding=True), "thresholding"),
     "learned variances": (change(SCHEDULER, variance_type="learned"), "variance_type 'learned', expected one of"),
     "half of learned range": (
@@ -210,16 +231,67 @@ def test_anything_else_is_refused_in_one_line(tmp_path, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_scheduler_of_another_kind_can_be_converted_as_the_message_says(tmp_path):
+RELATIVES = {
+    "DDIMScheduler": {},
+    "PNDMScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "HeunDiscreteScheduler": {},
+    "KDPM2DiscreteScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "DEISMultistepScheduler": {},
+    "LCMScheduler": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Of numpy, about diffusers.
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("name", RELATIVES)
+def test_every_scheduler_with_betas_is_read(tmp_path, name, beta_schedule):
+    import diffusers
+
     save(tmp_path / "pipeline")
-    other = DDIMScheduler(num_train_timesteps=N)
+    betas = {"beta_schedule": beta_schedule, "beta_start": 0.001, "beta_end": 0.1, "prediction_type": "v_prediction"}
+    other = getattr(diffusers, name)(num_train_timesteps=N, **betas)
     other.save_pretrained(tmp_path / "pipeline" / "scheduler")
-    with pytest.raises(NelboError, match=r"DDPMScheduler\.from_config"):
-        nelbo.load(tmp_path / "pipeline")
-    converted = DDPMScheduler.from_config(other.config)
-    assert isinstance(converted, DDPMScheduler)
-    converted.save_pretrained(tmp_path / "pipeline" / "scheduler")
-    assert len(load(tmp_path / "pipeline").gammas) == N
+    model = load(tmp_path / "pipeline")
+    bar = (1 - other.betas.double()).cumprod(0)
+    theirs = model.gammas + DEFAULT_UNITS.gamma_shift
+    torch.testing.assert_close(theirs, torch.log((1 - bar) / bar), rtol=1e-6, atol=1e-6)
+    assert (model.config.prediction, model.config.variance) == ("v", "fixed_small")
+    again = DDPMScheduler.from_config(other.config)
+    assert isinstance(again, DDPMScheduler)
+    again.save_pretrained(tmp_path / "pipeline" / "scheduler")
+    assert torch.equal(load(tmp_path / "pipeline").gammas, model.gammas)
+
+
+def test_a_solver_that_needs_another_package_is_read_from_its_settings(tmp_path):
+    save(tmp_path / "pipeline", beta_start=0.001, beta_end=0.1)
+    expected = load(tmp_path / "pipeline").gammas
+    change(SCHEDULER, _class_name="DPMSolverSDEScheduler", noise_sampler_seed=None)(tmp_path / "pipeline")
+    assert torch.equal(load(tmp_path / "pipeline").gammas, expected)
+
+
+def test_twice_the_outputs_are_learned_variances_where_the_scheduler_says_nothing(tmp_path):
+    DDPMPipeline(unet_of(outputs=2), scheduler_of(variance_type="learned_range")).save_pretrained(tmp_path / "pipeline")
+    DDIMScheduler(num_train_timesteps=N).save_pretrained(tmp_path / "pipeline" / "scheduler")
+    assert load(tmp_path / "pipeline").reverse_kernel == "learned-range"
+
+
+def test_a_variant_of_the_weights_is_read_where_there_are_no_plain_ones(tmp_path):
+    unet, _ = save(tmp_path / "pipeline")
+    expected = load(tmp_path / "pipeline").state_dict()
+    variants("fp16", "bf16")(tmp_path / "pipeline")
+    (tmp_path / "pipeline" / WEIGHTS.replace(".safetensors", ".bf16.safetensors")).unlink()
+    found = load(tmp_path / "pipeline").state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    unet.half().save_pretrained(tmp_path / "pipeline" / "unet", variant="fp16")
+    halves = load(tmp_path / "pipeline").state_dict()
+    assert all(halves[name].dtype == expected[name].dtype for name in expected)
+    torch.testing.assert_close(halves, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_without_diffusers_the_message_says_what_to_install(tmp_path, monkeypatch):

@@ -2,10 +2,14 @@
 
 A folder is a pipeline's (``model_index.json`` with ``unet/`` and ``scheduler/``), the same two folders without the
 index, or, as the first releases wrote it, the files of both side by side. The network must be a ``UNet2DModel`` on
-pixels and the scheduler a ``DDPMScheduler``, whose betas are taken as it computes them and multiplied in float64.
+pixels and the scheduler one of those with betas, ``SCHEDULERS``: whichever a pipeline samples with, the network was
+trained as a DDPM with these betas, which are taken as diffusers computes them and multiplied in float64. What a
+scheduler does not say is as in a ``DDPMScheduler``: denoised images are clipped, and variances are beta tilde, or
+learned if the network has as many outputs more.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +22,31 @@ from torch import Tensor, nn
 
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked
-from nelbo.interop.ddpm import DDPM, DDPMConfig
+from nelbo.interop.ddpm import DDPM, DDPMConfig, Variance
 from nelbo.interop.optional import installed
 from nelbo.interop.timetable_scheduler import VARIANCES
 from nelbo.nets.fourier import Stem
 
+WEIGHTS = "diffusion_pytorch_model"
 INDEX, NET, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
-SCHEDULERS = ("DDPMScheduler", "TimetableScheduler")
+SCHEDULERS = (
+    "DDPMScheduler",
+    "TimetableScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "LCMScheduler",
+)
 PREDICTIONS = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 _DDPM_ONLY = "nelbo reads DDPMs of pixels: a UNet2DModel with a DDPMScheduler"
 
@@ -110,7 +132,7 @@ def _config(net: dict[str, Any], scheduler: dict[str, Any]) -> DDPMConfig:
     """Returns what the two files say of the network's output."""
     _check_classes(net, scheduler)
     channels, out = net.get("in_channels", 3), net.get("out_channels", 3)
-    variance = _one_of(scheduler, "variance_type", VARIANCES, "fixed_small")
+    variance = _variance(scheduler, channels, out)
     expected = channels * (2 if variance == "learned_range" else 1)
     if channels not in (1, 3):
         raise NelboError(f"its U-Net has {channels} input channels, so it models no grey or RGB pixels: {_DDPM_ONLY}")
@@ -136,9 +158,25 @@ def _check_classes(net: dict[str, Any], scheduler: dict[str, Any]) -> None:
     kind, schedule = net.get("_class_name"), scheduler.get("_class_name")
     if kind != "UNet2DModel":
         raise NelboError(f"its network is a {kind}: {_DDPM_ONLY}")
+    if net.get("time_embedding_type") == "fourier":
+        raise NelboError(
+            "its U-Net embeds the logarithm of its timestep, which timestep 0 does not have: it is one of sigmas, not "
+            "of a DDPM; wrap it with nelbo.from_denoiser(..., coordinate='sigma')"
+        )
     if schedule not in SCHEDULERS:
-        cure = "save DDPMScheduler.from_config(scheduler.config) in its place"
-        raise NelboError(f"its scheduler is a {schedule}, expected a DDPMScheduler: {cure}")
+        raise NelboError(
+            f"its scheduler is a {schedule}, which has no betas, expected a DDPMScheduler or one of its relatives: for "
+            "flow matching, EDM and other continuous noise levels wrap the network with nelbo.from_denoiser(...)"
+        )
+    if scheduler.get("use_flow_sigmas") or scheduler.get("timestep_type", "discrete") != "discrete":
+        raise NelboError(f"its {schedule} has continuous noise levels: wrap the network with nelbo.from_denoiser(...)")
+
+
+def _variance(scheduler: dict[str, Any], channels: int, out: int) -> Variance:
+    """Returns the variance that a scheduler says, or that the network's outputs say where it says none."""
+    if scheduler.get("variance_type") is None and scheduler.get("_class_name") != "DDPMScheduler":
+        return "learned_range" if out == 2 * channels else "fixed_small"
+    return _one_of(scheduler, "variance_type", VARIANCES, "fixed_small")
 
 
 def _one_of(settings: dict[str, Any], name: str, table: dict[str, str], default: str) -> Any:  # noqa: ANN401
@@ -153,6 +191,13 @@ def _size(net: dict[str, Any]) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
         raise NelboError(f"its U-Net has sample_size {size!r}: write its images' height and width into {NET}")
+    stride = 2 ** (len(net.get("block_out_channels", ())) - 1)
+    if any(side % stride for side in sides):
+        near = " or ".join(str(size) for size in (sides[0] // stride * stride, -(-sides[0] // stride) * stride) if size)
+        raise NelboError(
+            f"its U-Net has sample_size {size!r}, and it halves images to 1/{stride}, so their sides must be multiples "
+            f"of {stride}: write the size of its images into {NET}, such as {near}"
+        )
     return (sides[0], sides[1])
 
 
@@ -185,8 +230,11 @@ def _unet(library: ModuleType, folder: Path) -> nn.Module:
     """Returns the U-Net with its weights, each filled and finite."""
     options = {"local_files_only": True, "low_cpu_mem_usage": False, "torch_dtype": torch.float32}
     try:
+        options["variant"] = _weights_variant(folder)
         with _silent(library):
             unet, report = library.UNet2DModel.from_pretrained(str(folder), output_loading_info=True, **options)
+    except NelboError:
+        raise
     except Exception as error:  # Whatever a foreign library raises on damaged input.
         raise NelboError(f"its U-Net cannot be loaded: {one_line(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -196,6 +244,23 @@ def _unet(library: ModuleType, folder: Path) -> nn.Module:
     if broken:
         raise NelboError(f"its weights are damaged: {broken[0]} is not finite")
     return unet
+
+
+def _weights_variant(folder: Path) -> str | None:
+    """Returns which variant of the weights there is, such as ``fp16``; None for the plain ones.
+
+    Raises:
+        NelboError: If there are several and no plain ones.
+    """
+    names = [path.name for path in folder.glob(f"{WEIGHTS}*")]
+    if any(re.fullmatch(rf"{WEIGHTS}\.(safetensors|bin)(\.index\.json)?", name) for name in names):
+        return None
+    found = {m[1] for name in names if (m := re.fullmatch(rf"{WEIGHTS}\.([\w-]+)\.(safetensors|bin)", name))}
+    if len(found) > 1:
+        raise NelboError(
+            f"its U-Net has the variants {', '.join(sorted(found))} and no plain weights: keep one of them"
+        )
+    return found.pop() if found else None
 
 
 @contextmanager
