@@ -73,6 +73,7 @@ OPTIONAL = {
     "matplotlib",
     "huggingface_hub",
     "diffusers",
+    "yaml",
 }
 
 

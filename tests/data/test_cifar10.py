@@ -221,7 +221,7 @@ def test_mnist_comes_from_idx_files(npm, tmp_path):
 def test_the_command_prints_what_was_written(npm, files, tmp_path, monkeypatch, capsys):
     npm(tarball(files))
     monkeypatch.setattr("nelbo.data.cifar10.CIFAR10", TINY)
-    data("cifar10", tmp_path / "out")
+    data("cifar10", out=tmp_path / "out")
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.splitlines() == [

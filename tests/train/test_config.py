@@ -204,7 +204,8 @@ def finished(command, tmp_path_factory):
     [
         ("batch_size=32", "batch_size: 16 -> 32"),
         ("model.net.dropout=0.2", "model.net.dropout: 0.1 -> 0.2"),
-        ("n_images=320", "n_images: 16 -> 320"),
+        ("n_images=8", "n_images: 16 -> 8"),
+        ("seed=1", "begin a new run with this one's weights: --finetune"),
         ("n_held_out=8", "data.n_images: 48 -> 56"),
         ("precision=bfloat16", 'precision: "float32" -> "bfloat16"'),
     ],

@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nelbo.errors import NelboError
 from nelbo.train.config import override
-from nelbo.train.cost import activation_bytes, describe_run, forward_flop, n_parameters
+from nelbo.train.config_file import as_table
+from nelbo.train.cost import activation_bytes, forward_flop, n_parameters, run_cost
 from nelbo.train.presets import PRESETS, preset
 
 
@@ -27,7 +28,7 @@ def test_the_published_presets_have_the_published_size(name, millions):
 
 
 def test_the_published_cifar10_run_costs_160_gflop_an_image():
-    text = describe_run(preset("cifar10"))
+    text = as_table(preset("cifar10"), run_cost(preset("cifar10")))
     assert number(text, "parameters") == 30.58
     assert number(text, "training") == pytest.approx(160, rel=0.02)
     assert number(text, "whole run") == 10_000_000
@@ -35,8 +36,7 @@ def test_the_published_cifar10_run_costs_160_gflop_an_image():
 
 def test_other_presets_describe_themselves():
     for name in ("cifar10-small", "mnist-tiny"):
-        text = describe_run(preset(name))
-        assert PRESETS[name].model_dump_json(indent=2) in text
+        text = as_table(PRESETS[name], run_cost(PRESETS[name], 100.0))
         assert all(number(text, line) > 0 for line in ("parameters", "network evaluation", "training", "memory"))
 
 
@@ -76,5 +76,5 @@ def test_work_grows_with_the_image_and_size_does_not():
 )
 def test_settings_that_make_no_network_are_refused_in_one_line(setting, tiny):
     with pytest.raises(NelboError) as caught:
-        describe_run(tiny(setting))
+        run_cost(tiny(setting))
     assert "\n" not in str(caught.value)

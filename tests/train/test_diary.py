@@ -31,7 +31,7 @@ def metrics(folder):
 
 def test_the_log_says_where_it_began_and_each_bound(run):
     lines = log(run)
-    assert lines[0] == f"started: 10 steps into {run}"
+    assert lines[0] == f"started: 10 steps on 48 images into {run}"
     measured = [line for line in metrics(run) if "test_bpd" in line]
     assert len(measured) == 3
     for line, values in zip(lines[1:], measured, strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor
 from nelbo.data.encoded import one_line
 from nelbo.data.images import Images
 from nelbo.errors import NelboError
+from nelbo.runtime.atomic import new_file
 
 LAYOUTS = "uint8 pixels shaped N H W, N H W C or N C H W, with C = 1 (grey) or 3 (RGB)"
 
@@ -70,6 +71,27 @@ def open_npz(path: Path) -> Images:
     """
     pixels, labels = _load(path, lambda: _images_and_labels(path))
     return from_array(pixels, str(path), labels)
+
+
+def save_npz(images: Images, path: Path, progress: Callable[[int], object] = lambda n: None) -> None:
+    """Writes images, and labels where there are some, as :func:`open_npz` reads them, whole or not at all.
+
+    Args:
+        images: The images.
+        path: Where to.
+        progress: Called with the number of images done since the last call.
+    """
+    n_channels, height, width = images.shape
+    pixels = np.empty((len(images), height, width, n_channels), np.uint8)
+    for start in range(0, len(images), 64):
+        part = range(start, min(start + 64, len(images)))
+        pixels[start : part.stop] = images.read(part).permute(0, 2, 3, 1).numpy()
+        progress(len(part))
+    with new_file(path) as temporary, temporary.open("wb") as stream:
+        if images.labels is None:
+            np.savez(stream, images=pixels)
+        else:
+            np.savez(stream, images=pixels, labels=images.labels)
 
 
 def _load(path: Path, read: Callable[[], _T]) -> _T:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from nelbo.data.encoded import EncodedImages, Source, open_encoded
+from nelbo.data.encoded import Source
 from nelbo.data.header import is_image_file
 
 
@@ -48,12 +48,3 @@ def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
             yield from _files(path, above | {real})
         elif path.is_file() or not path.exists():  # A link to nothing is an error later; a pipe would wait for ever.
             yield path
-
-
-def open_folder(folder: Path, names: list[str]) -> EncodedImages:
-    """Opens image files of a folder, given by their paths within it.
-
-    Raises:
-        NelboError: Some cannot be used; the message names them.
-    """
-    return open_encoded(str(folder), FolderSource(folder, names))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor
 
 
@@ -48,6 +48,28 @@ class Images(ABC):
         """
         return torch.from_numpy(np.ascontiguousarray(self._read(_checked(indices, len(self)))))
 
+    def read_at(
+        self, indices: Sequence[int] | Integer[np.ndarray, " b"], places: Float[np.ndarray, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """Returns images as :meth:`read` does, of larger pictures the window at a chosen place instead of the centre.
+
+        Args:
+            indices: As for :meth:`read`.
+            places: Across and down, 0 for left and top to 1 for right and bottom; images that have always one size
+                have no such choice.
+        """
+        return torch.from_numpy(np.ascontiguousarray(self._read_at(_checked(indices, len(self)), places)))
+
+    def _read_at(
+        self, indices: Int64[np.ndarray, " b"], places: Float[np.ndarray, "b 2"]
+    ) -> UInt8[np.ndarray, "b c h w"]:
+        return self._read(indices)
+
+    @property
+    def preparation(self) -> str:
+        """What is done to the pictures before they are images; empty for images that are used as they are."""
+        return ""
+
     def select(self, indices: Sequence[int] | Integer[np.ndarray, " m"]) -> Images:
         """Returns a view of the images at ``indices``, in that order: a held-out part, or a shuffle.
 
@@ -74,6 +96,16 @@ class SubsetImages(Images):
 
     def _read(self, indices: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b c h w"]:
         return self.images.read(self.indices[indices]).numpy()
+
+    def _read_at(
+        self, indices: Int64[np.ndarray, " b"], places: Float[np.ndarray, "b 2"]
+    ) -> UInt8[np.ndarray, "b c h w"]:
+        return self.images.read_at(self.indices[indices], places).numpy()
+
+    @property
+    def preparation(self) -> str:
+        """What is done to the pictures before they are images."""
+        return self.images.preparation
 
 
 def describe(shape: tuple[int, int, int]) -> str:

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nelbo.data.arrays import open_npy, open_npz
-from nelbo.data.encoded import name_some
-from nelbo.data.folder import image_files, open_folder
+from nelbo.data.encoded import Source, name_some, open_encoded
+from nelbo.data.fitting import Fit, fit_images, open_fitted
+from nelbo.data.folder import FolderSource, image_files
 from nelbo.data.idx import is_idx, open_idx
 from nelbo.data.images import Images
-from nelbo.data.parquet import open_parquet
-from nelbo.data.zipped import open_zip
+from nelbo.data.parquet import open_parquet, parquet_source
+from nelbo.data.zipped import open_zip, zip_source
 from nelbo.errors import NelboError
 from nelbo.runtime.bundled import bundled_images
 
@@ -35,8 +36,12 @@ OPENERS: dict[str, Callable[[Path], Images]] = {
 """What opens a file, by its extension. Folders and idx files are recognised by what they are."""
 
 
-def open_images(path: str | Path) -> Images:
-    """Opens a data set of 8-bit grey or RGB images of one size.
+SOURCES: dict[str, Callable[[Path], Source]] = {".parquet": parquet_source, ".zip": zip_source}
+"""What finds encoded images in a file, which may then be of any size."""
+
+
+def open_images(path: str | Path, fit: Fit | None = None) -> Images:
+    """Opens a data set of 8-bit grey or RGB images of one size, or of any size with ``fit``.
 
     The header of every image file is read here, so that unsuitable ones are all reported before any work;
     pixels are decoded by `Images.read`.
@@ -44,6 +49,7 @@ def open_images(path: str | Path) -> Images:
     Args:
         path: A folder of image files, a ``.zip`` of them, an ``.npz``, ``.npy``, ``.parquet`` or idx file, or the
             name of a bundled set, such as ``cifar10-test-256``.
+        fit: How pictures of any size become images of one size; None where they have one.
 
     Raises:
         NelboError: There is nothing at ``path``, or it is not a data set of 8-bit grey or RGB images of one
@@ -51,7 +57,7 @@ def open_images(path: str | Path) -> Images:
     """
     path = bundled_images().get(str(path), Path(path))
     try:
-        return _opener(path)(path)
+        return _opener(path)(path) if fit is None else _fitted(path, fit)
     except OSError as error:
         raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -70,10 +76,19 @@ def _opener(path: Path) -> Callable[[Path], Images]:
     raise NelboError(f"{path} is no data set: pass a folder, .zip, .npz, .npy, .parquet or idx file of images")
 
 
+def _fitted(path: Path, fit: Fit) -> Images:
+    find = _directory_source if path.is_dir() else SOURCES.get(path.suffix.lower())
+    return fit_images(_opener(path)(path), fit) if find is None else open_fitted(str(path), find(path), fit)
+
+
 def _open_directory(path: Path) -> Images:
+    return open_encoded(str(path), _directory_source(path))
+
+
+def _directory_source(path: Path) -> Source:
     names = image_files(path)
     if names:
-        return open_folder(path, names)
+        return FolderSource(path, names)
     instead = [str(file) for file in sorted(path.rglob("*")) if _is_data_set(file)]
     if instead:
         raise NelboError(f"{path} holds no image files: pass a data set in it instead: {name_some(instead)}")

@@ -45,6 +45,15 @@ def open_parquet(path: Path) -> EncodedImages:
     """Opens a table of encoded images: binary values, or structures with a binary field ``bytes``.
 
     Raises:
+        NelboError: As for :func:`parquet_source`, or some images cannot be used.
+    """
+    return open_encoded(str(path), parquet_source(path))
+
+
+def parquet_source(path: Path) -> ParquetSource:
+    """Returns the encoded images of a table.
+
+    Raises:
         NelboError: pyarrow is missing, or the table is damaged, empty, or has no one column of images.
     """
     try:
@@ -61,7 +70,7 @@ def open_parquet(path: Path) -> EncodedImages:
         raise NelboError(f"{path} is damaged or no .parquet file ({one_line(error)}): fetch it again") from error
     if not len(encoded):
         raise NelboError(f"{path} is empty: its column {column!r} has no rows")
-    return open_encoded(str(path), ParquetSource(encoded))
+    return ParquetSource(encoded)
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

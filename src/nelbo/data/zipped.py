@@ -47,6 +47,15 @@ def open_zip(path: Path) -> EncodedImages:
     Raises:
         NelboError: It is damaged, holds no image files, or some that cannot be used.
     """
+    return open_encoded(str(path), zip_source(path))
+
+
+def zip_source(path: Path) -> ZipSource:
+    """Returns the image files of an archive.
+
+    Raises:
+        NelboError: It is damaged or holds no image files.
+    """
     try:
         with ZipFile(path) as archive:
             names = sorted({name for name in archive.namelist() if is_image_file(name)})
@@ -54,4 +63,4 @@ def open_zip(path: Path) -> EncodedImages:
         raise NelboError(f"{path} is damaged or no .zip archive ({one_line(error)}): fetch or make it again") from error
     if not names:
         raise NelboError(f"{path} holds no image files: pass an archive of PNG, JPEG or similar files")
-    return open_encoded(str(path), ZipSource(path, names))
+    return ZipSource(path, names)

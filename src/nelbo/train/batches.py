@@ -16,7 +16,7 @@ from nelbo.runtime.randomness import generator, permutation
 def read_batch(
     data: Images, positions: Sequence[int], n_batch: int, seed: int, step: int, flip: bool
 ) -> UInt8[Tensor, "b c h w"]:
-    """Returns part of the batch of a training step.
+    """Returns part of the batch of a training step; of pictures that are cropped, windows at random places.
 
     Args:
         data: The training set; each epoch visits all of it, in an order of its own.
@@ -26,7 +26,8 @@ def read_batch(
         step: The training step, counted from 0.
         flip: Whether to mirror each image with probability 1/2.
     """
-    images = data.read(stream_indices(len(data), seed, [step * n_batch + p for p in positions]))
+    places = generator("training crop", seed, step).random((n_batch, 2))[list(positions)]
+    images = data.read_at(stream_indices(len(data), seed, [step * n_batch + p for p in positions]), places)
     if not flip:
         return images
     mirrored = torch.from_numpy(generator("training flip", seed, step).random(n_batch) < 0.5)[list(positions)]

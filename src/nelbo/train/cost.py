@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nelbo.errors import NelboError
+from nelbo.runtime.meter import duration
 from nelbo.train.config import TrainConfig
 
 _BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, in float32
@@ -60,8 +62,51 @@ def activation_bytes(config: TrainConfig) -> int:
         return sum(kept[name] for name in kept.keys() - {_storage(p) for p in net.parameters()})
 
 
-def describe_run(config: TrainConfig) -> str:
-    """Returns the configuration and its cost as text for people.
+@dataclass(frozen=True)
+class RunCost:
+    """What a run costs.
+
+    Attributes:
+        n_parameters: The network's parameters.
+        evaluation_flop: Floating-point operations of one network evaluation of one image.
+        training_flop: Those of a training step, for each image: forward and backward.
+        n_updates: Steps of the whole run.
+        n_images: Images of the whole run.
+        memory_bytes: Weights, gradients, moments, average and activations in float32, without what PyTorch adds.
+        images_per_second: Measured on this machine; None where it was not.
+    """
+
+    n_parameters: int
+    evaluation_flop: int
+    training_flop: int
+    n_updates: int
+    n_images: int
+    memory_bytes: int
+    images_per_second: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the steps of the whole run take."""
+        return None if self.images_per_second is None else self.n_images / self.images_per_second
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns a table for people."""
+        whole = f"{self.n_updates} steps, {self.n_images} images, {self.training_flop * self.n_images:.3g} FLOP"
+        time = "not measured: a step takes too long to try here"
+        if self.images_per_second is not None and self.seconds is not None:
+            time = f"{duration(self.seconds)} on this machine, at {self.images_per_second:.3g} images a second"
+        return [
+            ("parameters", f"{self.n_parameters / 1e6:.2f} M"),
+            ("network evaluation", f"{self.evaluation_flop / 1e9:.3f} GFLOP an image"),
+            ("training", f"{self.training_flop / 1e9:.3f} GFLOP an image (forward and backward)"),
+            ("whole run", whole),
+            ("memory", f"{self.memory_bytes / 2**30:.2f} GiB in float32"),
+            ("time", time),
+        ]
+
+
+def run_cost(config: TrainConfig, images_per_second: float | None = None) -> RunCost:
+    """Returns what a run costs; its speed is measured by :func:`nelbo.train.speed.images_per_second`.
 
     Raises:
         NelboError: If the network cannot be built or does not take the model's images.
@@ -69,17 +114,7 @@ def describe_run(config: TrainConfig) -> str:
     with settings_fit():
         n, flop, activations = n_parameters(config), forward_flop(config), activation_bytes(config)
     memory = n * _BYTES_PER_PARAMETER + config.batch_size * activations
-    run = f"{config.n_updates} steps, {config.n_images} images, {3 * flop * config.n_images:.3g} FLOP"
-    return "\n".join(
-        [
-            config.model_dump_json(indent=2),
-            f"parameters          {n / 1e6:.2f} M",
-            f"network evaluation  {flop / 1e9:.3f} GFLOP an image",
-            f"training            {3 * flop / 1e9:.3f} GFLOP an image (forward and backward)",
-            f"whole run           {run}",
-            f"memory              {memory / 2**30:.2f} GiB at batch {config.batch_size} in float32",
-        ]
-    )
+    return RunCost(n, flop, 3 * flop, config.n_updates, config.n_images, memory, images_per_second)
 
 
 def _net(config: TrainConfig) -> nn.Module:

@@ -50,7 +50,7 @@ class Diary:
             self._is_new = False
             self._before = (trainer.step - 1, trainer.seconds - trainer.last_seconds)
             begun = f"going on after step {trainer.step - 1} of" if trainer.step > 1 else "started:"
-            self.say(f"{begun} {trainer.config.n_updates} steps into {self.folder}")
+            self.say(f"{begun} {trainer.config.n_updates} steps on {len(trainer.data)} images into {self.folder}")
         name = "weighted loss" if trainer.config.is_weighted else "bits per dimension"
         rate = learning_rate(trainer.config, trainer.step - 1)
         self._meter.note(

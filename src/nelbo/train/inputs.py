@@ -22,12 +22,18 @@ def hold_out(data: Images, n_held_out: int) -> tuple[Images, Images | None]:
     return data.select(range(cut)), data.select(range(cut, len(data)))
 
 
+def scaled_hold_out(n_held_out: int, n_images: int) -> int:
+    """Returns how many images of a set to hold out where a preset asks for some: at most a tenth."""
+    return min(n_held_out, n_images // 10)
+
+
 def check_images(config: TrainConfig, data: Images) -> None:
     """Raises NelboError unless the images have the model's shape."""
     if tuple(data.shape) != config.model.image_shape:
         raise NelboError(
             f"{data.name}: the images are {describe(data.shape)}, the preset's model takes "
-            f"{describe(config.model.image_shape)}: use images of that size, or --set model.image_shape"
+            f"{describe(config.model.image_shape)}: use images of that size, cut pictures to it with --resize or "
+            f"--crop, or --set model.image_shape=[{','.join(map(str, data.shape))}]"
         )
 
 

@@ -27,7 +27,7 @@ from nelbo.train.diary import Diary
 from nelbo.train.finetune import digest
 from nelbo.train.inputs import check_images, check_labels
 from nelbo.train.loop import Intervals, Trainer, train
-from nelbo.train.run_folder import claim_folder
+from nelbo.train.run_folder import claim_folder, extension
 from nelbo.train.stopping import asked_to_stop
 from nelbo.train.tracking import Metrics
 
@@ -69,8 +69,8 @@ class Run:
         with join_world(device) as world:
             world.part(self.config.batch_size)
             trainer = self._trainer(world)  # Before the folder is claimed: what cannot be trained leaves no trace.
-            claim_folder(self.folder, self._identity(world))
-            return self._train(trainer)
+            before = claim_folder(self.folder, self._identity(world), world.is_first)
+            return self._train(trainer, before)
 
     def _trainer(self, world: World) -> Trainer:
         """Returns a trainer whose network has been seen to work."""
@@ -81,11 +81,13 @@ class Run:
             trainer.average.model.given(labels).predict(z, torch.zeros(1, device=world.device))
             return trainer
 
-    def _train(self, trainer: Trainer) -> bool:
+    def _train(self, trainer: Trainer, before: int | None) -> bool:
         world, checkpoints = trainer.world, Checkpoints(self.folder / "checkpoints")
         start = max(checkpoints.steps(), default=0)
         metrics = Metrics(self.folder, start, self.config.batch_size) if world.is_first else None
         with Diary(trainer, self.folder, start) as diary, asked_to_stop(world) as must_stop:
+            if before is not None:
+                diary.say(extension(self.config, before, start))
 
             def on_log(step: int, loss: float) -> None:
                 if metrics:
@@ -127,4 +129,7 @@ class Run:
         fields["precision"] = resolve_precision(self.config.precision, world.device)
         if self.start is not None:
             fields["start"] = digest(self.start)
-        return {**fields, "data": {"n_images": len(self.data), "shape": list(self.data.shape)}}
+        fields["data"] = {"n_images": len(self.data), "shape": list(self.data.shape)}
+        if self.data.preparation:
+            fields["data"]["preparation"] = self.data.preparation
+        return fields
