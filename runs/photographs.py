@@ -24,7 +24,8 @@ from nelbo.codec.plan_store import named_plan
 from nelbo.codec.reading import standard_tables
 from nelbo.codec.tiles import cut
 from nelbo.container.entries import Entry
-from nelbo.container.records import Chain, Header
+from nelbo.container.header import Header
+from nelbo.container.records import Chain
 from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
 from nelbo.integer.frozen_files import FROZEN

@@ -8,7 +8,7 @@ import torch
 
 from nelbo.codec import jpegxl
 from nelbo.codec.codec import Codec
-from nelbo.codec.layout import Source
+from nelbo.codec.layout import Source, is_smaller
 from nelbo.codec.make_plan import embedded_plan
 from nelbo.codec.plan_store import budgets_of, named_plan, with_plans
 from nelbo.codec.reading import read_archive
@@ -17,6 +17,8 @@ from nelbo.container.entries import Entry
 from nelbo.container.records import Kind
 from nelbo.container.stream import read_chain_at, read_places
 from nelbo.errors import NelboError, WrongModelError
+
+from fixtures.archives import always
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +33,10 @@ def schedule(schedule_of):
 
 @pytest.fixture(scope="module")
 def codec_of(small_model, small_frozen, schedule):
-    def make(**options):
-        return Codec(small_model, schedule, small_frozen, "small", **options)
+    def make(policy=always, **options):
+        return Codec(small_model, schedule, small_frozen, "small", policy=policy, **options)
 
     return make
-
-
-@pytest.fixture
-def always_bits_back(monkeypatch):
-    """JPEG XL beats an untrained network; with this it counts for nothing."""
-    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
 
 
 def kinds_of(data):
@@ -48,7 +44,6 @@ def kinds_of(data):
     return [read_chain_at(BytesIO(data), header, place).kind for place in places]
 
 
-@pytest.mark.usefixtures("always_bits_back")
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_images_come_back(codec_of, smooth_images, n):
     images, codec = smooth_images(n), codec_of(n_chain=4, n_lanes=2)
@@ -59,7 +54,7 @@ def test_images_come_back(codec_of, smooth_images, n):
 
 def test_no_chain_is_longer_than_jpeg_xl(codec_of, smooth_images):
     images = smooth_images(30)
-    data = codec_of().compress(images)
+    data = codec_of(is_smaller).compress(images)
     assert kinds_of(data) == [Kind.JPEG_XL]
     alone = sum(len(jpegxl.encode(image.permute(1, 2, 0).contiguous().numpy())) for image in images)
     assert len(data) <= alone + 4 * len(images) + 300
@@ -68,19 +63,17 @@ def test_no_chain_is_longer_than_jpeg_xl(codec_of, smooth_images):
 def test_a_file_of_jpeg_xl_alone_brings_no_schedule(codec_of, small_model, small_frozen, schedule_of, smooth_images):
     images = smooth_images(2)
     longer = Codec(small_model, schedule_of("spectral", "causal"), small_frozen, "small")
-    assert codec_of().compress(images) == longer.compress(images)
+    assert codec_of(is_smaller).compress(images) == longer.compress(images)
     assert torch.equal(longer.decompress(longer.compress(images)), images)
 
 
-@pytest.mark.usefixtures("always_bits_back")
 def test_one_network_call_is_a_schedule(small_model, small_frozen, schedule_of, smooth_images):
-    codec = Codec(small_model, schedule_of("analytic", "causal", (0.5,), 0.0), small_frozen, "small")
+    codec = Codec(small_model, schedule_of("analytic", "causal", (0.5,), 0.0), small_frozen, "small", policy=always)
     data = codec.compress(smooth_images(3))
     assert kinds_of(data) == [Kind.BITS_BACK]
     assert torch.equal(codec.decompress(data), smooth_images(3))
 
 
-@pytest.mark.usefixtures("always_bits_back")
 def test_lanes_and_threads_change_nothing(codec_of, smooth_images):
     images, archives = smooth_images(12), []
     n_threads = torch.get_num_threads()
@@ -111,9 +104,8 @@ def pixels_of(entry, seed=0):
     return rng.integers(0, top, pixel_shape(entry), endpoint=True).astype(pixel_type(entry))
 
 
-@pytest.mark.usefixtures("always_bits_back")
 @pytest.mark.parametrize("verify", [False, True])
-def test_progress_counts_every_image_once_while_chains_are_coded(codec_of, verify):
+def test_progress_counts_every_tile_once_while_chains_are_coded(codec_of, verify):
     stream, written, read = BytesIO(), [], []
     codec_of(n_chain=4, n_lanes=9, verify=verify).write(
         stream, Source(MIXED, lambda i: pixels_of(MIXED[i])), written.append
@@ -121,12 +113,11 @@ def test_progress_counts_every_image_once_while_chains_are_coded(codec_of, verif
     for _ in read_archive(BytesIO(stream.getvalue()), codec_of().frozen, 9, read.append)[1]:
         pass
     for told in (written, read):
-        assert sum(told) == len(MIXED)
+        assert sum(told) == sum(entry.n_tiles((3, 8, 8)) for entry in MIXED)
         assert min(told) > 0
         assert len(told) > 2  # Though all chains are side by side.
 
 
-@pytest.mark.usefixtures("always_bits_back")
 def test_few_chains_are_shared_by_many_processes(codec_of, smooth_images):
     images, codec = smooth_images(12), codec_of(n_chain=4)
     rows = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -138,7 +129,6 @@ def test_few_chains_are_shared_by_many_processes(codec_of, smooth_images):
     assert stream.getvalue() == codec.compress(images)
 
 
-@pytest.mark.usefixtures("always_bits_back")
 def test_sizes_and_modes_come_back(codec_of):
     stream = BytesIO()
     codec_of(n_chain=4).write(stream, Source(MIXED, lambda i: pixels_of(MIXED[i])))
@@ -168,10 +158,8 @@ def test_jpeg_xl_is_lossless_and_states_its_size(entry):
 
 @pytest.fixture(scope="module")
 def archive(codec_of, smooth_images):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
-        images = smooth_images(6)
-        return codec_of(n_chain=3).compress(images), images
+    images = smooth_images(6)
+    return codec_of(n_chain=3).compress(images), images
 
 
 def test_the_needed_model_is_named(archive, small_frozen, schedule_of, small_model):
@@ -180,17 +168,18 @@ def test_the_needed_model_is_named(archive, small_frozen, schedule_of, small_mod
         list(read_archive(BytesIO(archive[0]), other)[1])
 
 
-@pytest.mark.usefixtures("always_bits_back")
 def test_plans_come_with_the_model(small_model, small_frozen, schedule, codec_of, smooth_images, tmp_path):
     frozen = with_plans(small_frozen, {3: embedded_plan(small_model, schedule)})
     frozen.save(tmp_path / "frozen.safetensors")
     loaded = type(frozen).load(tmp_path / "frozen.safetensors")
     assert budgets_of(loaded) == [3]
-    codec, images = Codec(None, named_plan(loaded, 3), loaded, "small"), smooth_images(4)
+    codec, images = Codec(None, named_plan(loaded, 3), loaded, "small", policy=always), smooth_images(4)
     data = codec.compress(images)
     assert torch.equal(codec.decompress(data), images)
     assert len(data) < len(codec_of().compress(images))
-    assert Codec(small_model, schedule, loaded, "small").compress(images) == data  # A schedule that is one of them.
+    assert (
+        Codec(small_model, schedule, loaded, "small", policy=always).compress(images) == data
+    )  # A schedule that is one of them.
     with pytest.raises(NelboError, match="no plan of 4 steps"):
         named_plan(loaded, 4)
 

@@ -19,6 +19,8 @@ from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.runtime.bundled import bundled_models
 
+from fixtures.archives import always
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE = json.loads((GOLDEN / "archives.json").read_text())
 archives = pytest.mark.parametrize("name", TABLE)
@@ -76,15 +78,14 @@ def test_every_kernel_and_every_kind_of_exit_is_there(decoded, frozen_of):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in bundled_models())) for n in TABLE])
-def test_golden_archives_are_written_again(name, decoded, frozen_of, monkeypatch):
+def test_golden_archives_are_written_again(name, decoded, frozen_of):
     """Seeds and some members are JPEG XL files, whose bytes another version of that library may choose otherwise."""
     if imagecodecs.jpegxl_version() != TABLE[name]["libjxl"]:
         pytest.skip(f"{name}.nelbo was written with {TABLE[name]['libjxl']}")
-    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
     data, header, images = decoded(name)
     frozen, pixels, stream = frozen_of(name), [each for _, each in images], BytesIO()
     plan = find_plan(header.plan, header.gammas, frozen)
     stored = StoredPlan(plan, header.gammas, header.kernel, header.kappa, header.plan)
-    codec = Codec(None, stored, frozen, header.model_name, n_chain=4, verify=False)
+    codec = Codec(None, stored, frozen, header.model_name, n_chain=4, verify=False, policy=always)
     codec.write(stream, Source(header.entries, lambda i: pixels[i]))
     assert stream.getvalue() == data

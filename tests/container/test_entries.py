@@ -7,15 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nelbo.container.entries import (
-    MAX_IMAGES,
-    MODES,
-    Entry,
-    check_entries,
-    pack_entries,
-    safe_member_path,
-    unpack_entries,
-)
+from nelbo.container.entries import MAX_IMAGES, MODES, Entry, check_entries
+from nelbo.container.entry_list import pack_entries, unpack_entries
+from nelbo.container.names import safe_member_path
 from nelbo.errors import CorruptArchiveError, NelboError
 
 UNSAFE = [

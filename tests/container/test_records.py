@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nelbo.container.entries import MAX_IMAGES, Entry
-from nelbo.container.records import Chain, Kind, check_model, pack_chain, pack_header, read_chain, read_header
+from nelbo.container.header import check_model
+from nelbo.container.header_bytes import pack_header, read_header
+from nelbo.container.records import Chain, Kind, pack_chain, read_chain
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 
 from fixtures.streams import CHAINS, DATA, HEADER, IMAGES, SHA, make_chain, make_header, read_all, with_crc, with_field
@@ -54,7 +56,7 @@ def test_the_model_must_be_the_one():
 
 
 def test_a_newer_version_is_no_damage():
-    for offset, value in ((8, b"\x02\x00"), (10, b"\x01\x00")):
+    for offset, value in ((8, b"\x03\x00"), (10, b"\x01\x00")):
         newer = with_crc(with_field(DATA, offset, value), 0, 16)
         with pytest.raises(UnsupportedArchiveError, match="upgrade"):
             read_all(newer)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nelbo.codec.layout import spans_of
 from nelbo.container.entries import Entry
-from nelbo.container.records import SIGNATURE
+from nelbo.container.header_bytes import SIGNATURE
 from nelbo.container.stream import ArchiveReader, read_chain_at, read_places
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError
 

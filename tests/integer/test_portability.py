@@ -23,11 +23,6 @@ def small_case(portability, small_model, small_frozen, schedule_of, smooth_image
     return portability.prepare(tmp_path / "small", case, with_plans(small_frozen, {3: plan}), smooth_images(6))
 
 
-@pytest.fixture
-def always_bits_back(monkeypatch):
-    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
-
-
 @pytest.mark.usefixtures("always_bits_back")
 def test_one_process_agrees_with_itself_and_a_difference_is_told(portability, small_case, capsys):
     row = portability.answers(small_case)

@@ -27,10 +27,10 @@ import os, sys
 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 sys.stderr = open(log, "w", buffering=1)
 import nelbo.codec.codec as archive
-import nelbo.codec.layout as choice
 from nelbo.errors import NelboError
-choice.is_smaller = lambda chain, other: True
-encode, add = archive.Codec._encode, archive.ArchiveWriter.add
+begin = archive.Codec.__init__
+archive.Codec.__init__ = lambda *args, **options: begin(*args, **options, policy=lambda chain, other: True)
+encode, add = archive.encode_images, archive.ArchiveWriter.add
 def fails_once_it_has_coded(*arguments):
     if archive.n_coded == 1:
         raise {"encoding": NelboError("no more"), "bug": ZeroDivisionError("oops")}[fault]
@@ -40,11 +40,11 @@ def fails_to_add(*arguments):
     raise OSError("no space left")
 archive.n_coded = 0
 if fault in ("encoding", "bug") and rank == culprit:
-    archive.Codec._encode = fails_once_it_has_coded
+    archive.encode_images = fails_once_it_has_coded
 if fault == "writing":
     archive.ArchiveWriter.add = fails_to_add
 if fault == "death" and rank == culprit:
-    archive.Codec._encode = lambda *arguments: os._exit(9)
+    archive.encode_images = lambda *arguments: os._exit(9)
 from nelbo.cli.main import main
 main(arguments[rank])
 """
@@ -104,12 +104,12 @@ def kinds_of(path):
     return [read_chain_at(BytesIO(data), header, place).kind for place in places]
 
 
-def test_two_processes_write_the_archive_of_one(images, tmp_path, two, monkeypatch):
+@pytest.mark.usefixtures("always_bits_back")
+def test_two_processes_write_the_archive_of_one(images, tmp_path, two):
     statuses, said = two(arguments(images, tmp_path / "two.nelbo", "--rm"))
     assert statuses == [0, 0], said
     assert not list(images.iterdir())
     main(["decompress", str(tmp_path / "two.nelbo"), "-o", str(tmp_path), "-q"])  # Photos are back.
-    monkeypatch.setattr("nelbo.codec.layout.is_smaller", lambda chain, other: True)
     main(arguments(images, tmp_path / "one.nelbo"))
     assert (tmp_path / "two.nelbo").read_bytes() == (tmp_path / "one.nelbo").read_bytes()
     assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL}

@@ -1,7 +1,7 @@
-"""What the verbs around archives share: streams, the frozen model, progress in images a second."""
+"""What the verbs around archives share: streams, the frozen model, progress, and what they say."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -32,11 +32,18 @@ def output_stream(path: Path) -> Iterator[IO[bytes]]:
     from nelbo.runtime.atomic import new_file
 
     if str(path) == "-":
+        refuse_terminal()
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     with new_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+def refuse_terminal() -> None:
+    """Raises NelboError if standard output is a terminal, on which bytes do harm."""
+    if sys.stdout.isatty():
+        raise NelboError("standard output is a terminal, and this is no text: name a file with -o, or redirect it")
 
 
 @contextmanager
@@ -57,23 +64,74 @@ def input_stream(path: Path, seekable: bool = False) -> Iterator[IO[bytes]]:
 
 def named_model(model: str | None) -> "FrozenModel | None":
     """Returns the frozen model that ``--model`` names: a frozen model's file, a bundled model or a model folder."""
-    from nelbo.integer.frozen_files import FROZEN, frozen_of
-    from nelbo.integer.frozen_model import FrozenModel
-    from nelbo.interop.any_model import load
-    from nelbo.runtime.bundled import bundled_models
+    from nelbo.cli.archive_models import frozen_model
 
-    if model is None:
-        return None
-    folder = bundled_models().get(model, Path(model))
-    if folder.is_file() or (folder / FROZEN).is_file():
-        return FrozenModel.load(folder if folder.is_file() else folder / FROZEN)
-    return frozen_of(load(model))
+    return None if model is None else frozen_model(model)
+
+
+def default_archive(paths: Sequence[str]) -> Path:
+    """Returns the archive's name where none is given: ``photos.nelbo`` beside ``photos/``, ``-`` for ``-``.
+
+    Raises:
+        NelboError: If there are several paths.
+    """
+    if len(paths) != 1:
+        raise NelboError(f"{len(paths)} paths have no common name: name the archive with -o")
+    if paths[0] == "-":
+        return Path("-")
+    path = Path(paths[0])
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return path.parent / f"{name or 'archive'}.nelbo"
+
+
+def n_workers(asked: int) -> int:
+    """Returns how many processes or threads work: as many as are asked for, one a core for 0.
+
+    Raises:
+        NelboError: If the number is negative.
+    """
+    from nelbo.codec.workers import n_cores
+
+    if asked < 0:
+        raise NelboError(f"-T is a number of workers, 0 for one a core, got {asked}")
+    return asked or n_cores()
+
+
+def for_each(archives: Sequence[Path], action: Callable[[Path], object]) -> None:
+    """Does something with each of several archives; where one fails, says so and goes on with the next.
+
+    Raises:
+        NelboError: If one fails: for the last that does.
+    """
+    if not archives:
+        raise NelboError("no archive is named: name one, or - for standard input")
+    errors: list[NelboError] = []
+    for archive in archives:
+        try:
+            action(archive)
+        except (NelboError, OSError) as error:
+            if errors:
+                say(str(errors[-1]))
+            known = str(error) if str(archive) in str(error) or len(archives) == 1 else f"{archive}: {error}"
+            errors.append(NelboError(known))
+    if errors:
+        raise errors[-1]
+
+
+def say(text: str) -> None:
+    """Says a line on standard error."""
+    print(f"nelbo: {printable(text)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Returns text without what a terminal would act on: control characters, and those that turn the direction."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 @contextmanager
 def meter(quiet: bool, total: int | None = None) -> Iterator["tqdm"]:
-    """Yields a progress bar in images, with images a second, on standard error; none where it fails at once."""
+    """Yields a progress bar in tiles, with the time that is left, on standard error; none where it fails at once."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="image", disable=True if quiet else None, smoothing=0, delay=0.1) as bar:
+    with tqdm(total=total, unit="tile", disable=True if quiet else None, smoothing=0, delay=0.1) as bar:
         yield bar

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 
 import tyro
 
+from nelbo.cli.archive_files import say
 from nelbo.cli.compress import compress
 from nelbo.cli.data import data
 from nelbo.cli.decompress import check, decompress, list_images, recover
@@ -18,6 +19,7 @@ from nelbo.cli.import_model import import_model
 from nelbo.cli.info import info
 from nelbo.cli.sample import sample
 from nelbo.cli.schedule import schedule
+from nelbo.cli.short_options import expanded
 from nelbo.cli.train import train
 from nelbo.errors import NelboError
 
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     _end_by_exception()
     try:
+        arguments = expanded(sys.argv[1:] if arguments is None else arguments)
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
             prog="nelbo",
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.stdout.flush()
     except NelboError as error:
-        print(f"nelbo: {error}", file=sys.stderr)
+        say(" ".join(str(error).splitlines()))
         sys.exit(1)
     except KeyboardInterrupt:
         print("nelbo: interrupted", file=sys.stderr)
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("nelbo: out of memory: give it less at a time, or a larger machine", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"nelbo: {error}", file=sys.stderr)
+        say(str(error))
         sys.exit(1)
 
 

@@ -12,19 +12,33 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from nelbo.codec.blocks import decode_chains, encode_chains
+from nelbo.codec.assembly import Restored, pixels_of
+from nelbo.codec.encoding import Coded, encode_images
+from nelbo.codec.estimate import Estimate, estimated
+from nelbo.codec.file_chains import files_chain, rests_chain
 from nelbo.codec.latent_coder import ChainCoder
-from nelbo.codec.layout import Choice, Source, Span, grouped, jpeg_xl_chain, settled, spans_of
-from nelbo.codec.make_plan import embedded_plan
+from nelbo.codec.layout import (
+    Choice,
+    Pixels,
+    Policy,
+    Source,
+    Span,
+    grouped,
+    is_smaller,
+    settled,
+    spans_of,
+)
+from nelbo.codec.make_plan import KAPPA, embedded_plan
 from nelbo.codec.plan_store import StoredPlan, as_named
 from nelbo.codec.reading import N_LANES, read_archive, standard_tables
-from nelbo.codec.tiles import MODES_OF_MODELS, cut
-from nelbo.container.entries import Entry
+from nelbo.codec.tiles import MODES_OF_MODELS
+from nelbo.codec.workers import Workers, is_long, workers
+from nelbo.container.entries import Entry, FileEntry, Member, needs_version_2
 from nelbo.container.framing import Readable, Writable
-from nelbo.container.records import Header
+from nelbo.container.header import Header
 from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION
@@ -32,12 +46,10 @@ from nelbo.integer.freeze import model_sha256
 from nelbo.integer.frozen_files import frozen_of
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.models.interface import DiffusionModel
-from nelbo.runtime.progress import Advance, Portion, ignore
+from nelbo.runtime.progress import Advance, ignore
 from nelbo.time_schedule.schedule import TimeSchedule
 
 CHAIN_IMAGES = 256
-
-Pixels = Shaped[np.ndarray, "_ _ ..."]
 
 
 class Codec:
@@ -52,6 +64,8 @@ class Codec:
         n_chain: Images a chain: more make a smaller file, fewer lose less to one bad byte and are faster.
         n_lanes: Chains coded side by side.
         verify: Whether to decode each chain after encoding it.
+        policy: Whether a chain is kept as bits-back, by the bytes it takes and those of JPEG XL; the smaller is.
+        jpeg_xl_alone: Whether images are JPEG XL without trying the model, which needs no schedule.
 
     Raises:
         NelboError: If the model cannot be frozen, the frozen one is of another model, or the schedule does not suit.
@@ -72,11 +86,14 @@ class Codec:
         n_chain: int = CHAIN_IMAGES,
         n_lanes: int = N_LANES,
         verify: bool = True,
+        policy: Policy = is_smaller,
+        jpeg_xl_alone: bool = False,
     ) -> None:
         if min(n_chain, n_lanes) < 1:
             raise NelboError(f"a chain has at least 1 image and there is at least 1 lane, got {n_chain} and {n_lanes}")
         self.frozen = frozen_of(model) if frozen is None else frozen
         self._name, self._n_chain, self._n_lanes, self._verify = name, n_chain, n_lanes, verify
+        self._policy, self._jpeg_xl_alone = policy, jpeg_xl_alone
         self._tables = standard_tables()
         self._stored = self._stored_plan(model, schedule)
         self._coder = None
@@ -112,29 +129,32 @@ class Codec:
             NelboError: If its images differ in size or mode: read them one by one with :meth:`read`.
         """
         members = list(self.read(BytesIO(data)))
-        shapes = {(entry.width, entry.height, entry.mode) for entry, _ in members}
-        if len(shapes) > 1 or members[0][0].mode not in MODES_OF_MODELS.values():
+        images = [pixels_of(entry, restored) for entry, restored in members]
+        shapes = {pixels.shape for pixels in images}
+        is_mixed = len(shapes) > 1 or images[0].dtype != np.uint8
+        if is_mixed or (images[0].ndim == 3 and images[0].shape[2] not in MODES_OF_MODELS):
             raise NelboError(
                 "the archive's images differ in size or mode: read them one by one, or decompress to files"
             )
-        rows = np.stack([pixels.reshape(*pixels.shape[:2], -1) for _, pixels in members])
+        rows = np.stack([pixels.reshape(*pixels.shape[:2], -1) for pixels in images])
         return torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2)))
 
-    def write(self, stream: Writable, source: Source, progress: Advance = ignore) -> None:
-        """Writes an archive of images.
+    def write(self, stream: Writable, source: Source, progress: Advance = ignore, n_workers: int = 1) -> None:
+        """Writes an archive of images, and of files that a source may have beside them.
 
         Args:
             stream: Where to; it need not seek.
             source: The images.
-            progress: Called with the number of images done since the last call.
+            progress: Called with the number of tiles done since the last call.
+            n_workers: Processes that code; the archive is the same for any number of them.
 
         Raises:
             NelboError: If an image cannot be read, or the codec was made to decompress only.
         """
-        self.assemble(stream, source, self.chains(source, progress=progress))
+        self.assemble(stream, source, self.chains(source, progress=progress, n_workers=n_workers))
 
     def chains(
-        self, source: Source, first: int = 0, step: int = 1, progress: Advance = ignore
+        self, source: Source, first: int = 0, step: int = 1, progress: Advance = ignore, n_workers: int = 1
     ) -> Iterator[list[Choice]]:
         """Yields the chains of an archive as they are coded side by side, ``n_lanes`` or fewer at a time.
 
@@ -145,16 +165,26 @@ class Codec:
             first: The first group of chains to code.
             step: How many groups further the next one is: processes that share the work each take every so many.
             progress: As for :meth:`write`.
+            n_workers: As for :meth:`write`.
 
         Raises:
             NelboError: As :meth:`write`.
         """
         header = self.header(source)
-        assert self._coder is not None, "a codec with a header has a coder"
         spans = list(spans_of(header, self._n_chain))
-        n_lanes = min(self._n_lanes, math.ceil(len(spans) / step))  # Few chains are shared as well.
-        for group in itertools.islice(grouped(spans, n_lanes), first, None, step):
-            yield self._encode(self._coder, header, source, group, progress)
+        n_coded = sum(header.first_tiles[span.end] - header.first_tiles[span.first] for span in spans if span.is_coded)
+        n_workers = n_workers if is_long(n_coded, len(header.gammas)) else 1
+        n_lanes = min(self._n_lanes, math.ceil(len(spans) / (step * n_workers)))  # Few chains are shared as well.
+        groups = list(itertools.islice(grouped(spans, n_lanes), first, None, step))
+        if n_workers > 1 and self._coder is not None:
+            with workers(self._coder, header, min(n_workers, len(groups))) as pool:
+                yield from self._shared(pool, header, source, groups, progress)
+            return
+        for group in groups:
+            images = [self._images(source, span) for span in group if not _is_file(header, span)]
+            imaged = [span for span in group if not _is_file(header, span)]
+            coded = encode_images(self._coder, header, imaged, images, self._verify, progress)
+            yield self._choices(header, source, group, coded, progress)
 
     def assemble(
         self, stream: Writable, source: Source, groups: Iterable[Sequence[Choice]], progress: Advance = ignore
@@ -165,18 +195,26 @@ class Codec:
             stream: As for :meth:`write`.
             source: The images.
             groups: The chains.
-            progress: Called with the number of images of each chain that is written.
+            progress: Called with the number of tiles of each chain that is written.
 
         Raises:
             NelboError: If chains are missing.
         """
-        whole = self.header(source)
-        header, chains = settled(whole, itertools.chain.from_iterable(groups))
+        header, records = settled(self.header(source), itertools.chain.from_iterable(groups), self._policy)
         writer = ArchiveWriter(stream, header)
-        for chain, span in zip(chains, spans_of(whole, self._n_chain), strict=False):
-            writer.add(chain)
-            progress(span.end - span.first)
+        for group in records:
+            for record in group:
+                writer.add(record)
+            progress(group[-1].n_tiles)
         writer.close()
+
+    def estimate(self, source: Source, n_workers: int = 1) -> Estimate | None:
+        """Returns what an archive will take, measured on a few tiles; None where it takes less than a minute."""
+        header = self.header(source)
+        if self._coder is None:
+            return None
+        spans = list(spans_of(header, self._n_chain))
+        return estimated(self._coder, header, spans, source, n_workers, self._verify)
 
     def header(self, source: Source) -> Header:
         """Returns the header of an archive of images.
@@ -184,23 +222,26 @@ class Codec:
         Raises:
             NelboError: If the codec was made to decompress only.
         """
-        stored = self._stored
-        if stored is None:
+        if self._stored is None and not self._jpeg_xl_alone:
             raise NelboError("this codec has no schedule, so it can only decompress: give one")
+        stored = None if self._jpeg_xl_alone else self._stored
+        is_second = needs_version_2(source.entries) or source.times is not None
         return Header(
             self._name,
             bytes.fromhex(self.frozen.fingerprint),
             EXECUTOR_VERSION,
             self.frozen.image_shape,
-            stored.kernel,
-            stored.gammas,
-            stored.kappa,
-            stored.reference,
+            stored.kernel if stored else "",
+            stored.gammas if stored else (),
+            stored.kappa if stored else KAPPA,
+            stored.reference if stored else b"",
             source.entries,
+            version=2 if is_second else 1,
+            times=source.times,
         )
 
-    def read(self, stream: Readable) -> Iterator[tuple[Entry, Pixels]]:
-        """Yields the images of an archive in order, as rows of pixels.
+    def read(self, stream: Readable) -> Iterator[tuple[Member, Restored]]:
+        """Yields the members of an archive in order: images as rows of pixels, files as streams.
 
         Raises:
             CorruptArchiveError: If it is damaged.
@@ -222,23 +263,40 @@ class Codec:
             raise NelboError("the frozen model was made from another model: freeze this one with nelbo freeze")
         return as_named(embedded_plan(model, schedule), self.frozen)
 
-    def _encode(
-        self, coder: ChainCoder, header: Header, source: Source, spans: Sequence[Span], progress: Advance
+    def _shared(
+        self, pool: Workers, header: Header, source: Source, groups: Sequence[Sequence[Span]], progress: Advance
+    ) -> Iterator[list[Choice]]:
+        """Yields the chains of groups that workers code."""
+        imaged = [[span for span in group if not _is_file(header, span)] for group in groups]
+        items = ((spans, [self._images(source, span) for span in spans], self._verify) for spans in imaged)
+        for group, coded in zip(groups, pool.map(_encode, items, progress), strict=True):
+            yield self._choices(header, source, group, coded, progress)
+
+    def _images(self, source: Source, span: Span) -> list[Pixels]:
+        return [source.pixels(i) for i in range(span.first, span.end)]
+
+    def _choices(
+        self, header: Header, source: Source, spans: Sequence[Span], coded: Sequence[Coded], progress: Advance
     ) -> list[Choice]:
-        """Returns the chains of some spans of images, each the smaller of bits-back and JPEG XL."""
-        images = [[source.pixels(i) for i in range(span.first, span.end)] for span in spans]
-        plain = [jpeg_xl_chain(header, span, each) for span, each in zip(spans, images, strict=True)]
-        coded = [i for i, span in enumerate(spans) if span.is_coded]
-        tiles = [np.concatenate([cut(pixels, header.tile_shape) for pixels in images[i]]) for i in coded]
-        n_parts = (2 if self._verify else 1) * sum(map(len, tiles))
-        portion = Portion(sum(span.end - span.first for span in spans), n_parts, progress)
-        chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded], portion)
-        of_span = dict(zip(coded, chains, strict=True))
-        choices = [Choice.of(of_span.get(i), each) for i, each in enumerate(plain)]
-        if self._verify:
-            kept = [choice.best for choice in choices if choice.best is not choice.plain]
-            for result in decode_chains(coder, kept, header.tile_shape, portion):
-                if isinstance(result, Exception):
-                    raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
-        portion.finish()
+        """Returns the chain of each span: the smaller of bits-back and JPEG XL, or files."""
+        choices, left = [], iter(coded)
+        for span in spans:
+            if _is_file(header, span):
+                files = files_chain(header, source, span)
+                choices.append(Choice(files, files))
+                progress(files.n_tiles)
+            else:
+                best, plain = next(left)
+                choices.append(Choice.of(best, plain, rests_chain(header, source, span), self._policy))
         return choices
+
+
+def _is_file(header: Header, span: Span) -> bool:
+    return isinstance(header.entries[span.first], FileEntry)
+
+
+def _encode(
+    coder: ChainCoder, header: Header, item: tuple[Sequence[Span], Sequence[Sequence[Pixels]], bool], progress: Advance
+) -> list[Coded]:
+    spans, images, verify = item
+    return encode_images(coder, header, spans, images, verify, progress)

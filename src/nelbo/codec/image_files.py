@@ -1,200 +1,174 @@
-"""Image files and folders on their way into an archive and out of it: names, sizes, modes, and nothing altered."""
+"""Files and folders on their way into an archive: which are taken, how they are named, which are removed."""
 
-import os
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from PIL.ImageFile import ImageFile
 
 from nelbo.codec.layout import Pixels, Source
-from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape
-from nelbo.container.entries import MODES, Entry, check_entries, safe_member_path
-from nelbo.data.encoded import one_line
-from nelbo.data.folder import image_files
-from nelbo.data.header import check_samples, is_image_file, open_image
+from nelbo.codec.spool import Spool
+from nelbo.codec.taken import Taken, attempt, of_bytes
+from nelbo.codec.tiles import MODES_OF_MODELS
+from nelbo.codec.walk import Found, Kept, Selection, found_in, is_picture_file
+from nelbo.container.entries import Entry, FileEntry, check_entries, needs_version_2
 from nelbo.data.images import Images
 from nelbo.data.open import open_images
 from nelbo.errors import NelboError
-from nelbo.runtime.atomic import new_file
 
-KEPT = (".png", ".bmp", ".tif", ".tiff")  # Lossless formats, which members are written in again; others become PNG.
-_DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")
+DATA_SETS = (".npz", ".npy", ".parquet", ".zip", ".gz")
 
-_BMP_MODES = ("L", "RGB")  # Its alpha does not come back through Pillow.
-
-_Reader = Callable[[], Pixels]
-_Open = Callable[[], BytesIO | BufferedReader]
 _Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """Images that were found at some paths.
+    """Members that were found at some paths.
 
     Attributes:
-        files: The image files, each with what tells whether it has changed since.
+        taken: What was found of each.
+        files: The files that may be removed once they are archived, each with what tells whether it has changed.
         data_sets: The other files that images were found in; these may hold more than that.
+        problems: Files that could not be kept as they should, each with the reason.
+        left_out: How many files of which kind were left out.
+        is_timed: Whether times of modification are kept.
+        n_bare: How many images are pixels only, though their files held more.
     """
 
+    taken: Sequence[Taken] = ()
     files: Mapping[Path, _Stamp] = field(default_factory=dict)
     data_sets: Sequence[Path] = ()
+    problems: Sequence[str] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    is_timed: bool = True
+    n_bare: int = 0
+
+    @property
+    def times(self) -> tuple[int, ...] | None:
+        """When each member was last modified, in nanoseconds since 1970; None where no file has a time to keep."""
+        if not self.is_timed or all(each.time is None for each in self.taken):
+            return None
+        return tuple(each.time or 0 for each in self.taken)
+
+    def rest(self, i: int) -> bytes:
+        """Returns what an image's file holds beside its pixels, behind the CRC32C of the file."""
+        return self.taken[i].rest()
+
+    def piece(self, i: int, number: int) -> bytes:
+        """Returns a piece of a file, as it is."""
+        read = self.taken[i].piece
+        return read(number) if read is not None else super().piece(i, number)
+
+    def packed(self, i: int) -> bytes:
+        """Returns a file as its format packs it."""
+        return self.taken[i].packed()
 
     def remove_files(self) -> list[Path]:
-        """Removes the image files that are still what they were when they were found; returns the others."""
+        """Removes the files that are still what they were when they were found; returns the others."""
         changed = [path for path, stamp in self.files.items() if not path.is_file() or _stamp(path) != stamp]
         for path in self.files.keys() - changed:
             path.unlink(missing_ok=True)  # Two paths may be of one file.
         return changed
 
 
-def open_source(paths: Sequence[Path], standard_input: Callable[[], bytes] | None = None) -> FileSource:
-    """Returns the images at some paths: image files, folders of them, and data sets of arrays.
+def open_source(
+    paths: Sequence[Path],
+    standard_input: Callable[[], bytes] | None = None,
+    selection: Selection | None = None,
+    n_threads: int = 1,
+) -> FileSource:
+    """Returns the members at some paths: files, folders of them, and data sets of arrays.
 
-    Files keep their names, those of a folder with the folder's name before them; files of a format that would lose
-    something get .png after theirs, and the images of a data set are called NAME/00000.png and so on.
+    Files keep their names, those of a folder with the folder's name before them; the images of a data set are called
+    NAME/00000.png and so on.
 
     Args:
         paths: The paths; ``-`` is an image file on standard input.
         standard_input: Reads standard input.
+        selection: What to take and what to leave out; by default all pictures.
+        n_threads: Files read side by side.
 
     Raises:
-        NelboError: If there is nothing at a path, an image cannot be kept as it is, or two would have the same name.
+        NelboError: If there is nothing to archive, or two members would have the same name; if selection is strict,
+            also for the first file that cannot be kept.
     """
-    found: list[tuple[Entry, _Reader]] = []
-    files: dict[Path, _Stamp] = {}
+    selection, spool = selection or Selection(), Spool()
+    taken: list[Taken] = []
     data_sets: list[Path] = []
+    found: list[Found] = []
+    kept = Kept()
     for path in paths:
         if str(path) == "-" and standard_input is not None:
-            data = standard_input()
-            found.append(_image("stdin.png", lambda data=data: BytesIO(data)))
-        elif path.is_dir() and (names := image_files(path)):
-            base = path.resolve().name
-            files |= {path / name: _stamp(path / name) for name in names}
-            found += [_file(path / name, f"{base}/{name}" if base else name) for name in names]
-        elif path.is_file() and path.suffix.lower() not in _DATA_SETS and (is_image_file(path.name) or _is_image(path)):
-            files[path] = _stamp(path)
-            found.append(_file(path, path.name))
+            taken.append(of_bytes(standard_input(), spool))
+        elif path.is_dir() or _is_single(path, selection):
+            found += found_in(path, selection, kept)
         else:
-            data_sets.append(path)
-            found += _data_set(open_images(path), path.stem)
-    entries = [entry for entry, _ in found]
-    if not entries:
-        raise NelboError("there are no images to compress: pass image files, folders or data sets")
-    check_entries(entries)
-    return FileSource(entries, lambda i: found[i][1](), files, data_sets)
-
-
-class Unpacked:
-    """The folder that an archive's images are written to.
-
-    Args:
-        folder: The folder.
-        force: Whether files that are there are overwritten. Those that were written here never are.
-    """
-
-    def __init__(self, folder: Path, force: bool = False) -> None:
-        self._folder, self._force = folder, force
-        self._written: dict[str, Path] = {}
-
-    def check(self, entry: Entry) -> None:
-        """Checks that an image may be written.
-
-        Raises:
-            NelboError: As :func:`member_path`, or if a file or a link is there.
-        """
-        self._check_free(member_path(entry, self._folder))
-
-    def write(self, pixels: Pixels, entry: Entry) -> None:
-        """Writes an image.
-
-        Raises:
-            NelboError: As :meth:`check`, if it is the same file as another image of the archive here, as names that
-                differ in case or in Unicode's form alone may be, or if it cannot be written.
-        """
-        path = member_path(entry, self._folder)
-        same = unicodedata.normalize("NFKC", str(path.parent.resolve() / path.name)).casefold()
-        other = self._written.setdefault(same, path)
-        if other is not path and path.exists() and path.samefile(other):
-            raise NelboError(f"{path} and {other} are one file on this system: decompress the archive on another")
-        self._check_free(path)
-        with new_file(path) as temporary:
             try:
-                Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
-            except (OSError, ValueError) as error:
-                raise NelboError(f"cannot write {path} with mode {entry.mode}: {error}") from None
-
-    def _check_free(self, path: Path) -> None:
-        if os.path.lexists(path) and not self._force:
-            raise NelboError(f"{path} exists: choose another folder, or overwrite it with -f")
-
-
-def member_path(entry: Entry, folder: Path) -> Path:
-    """Returns where an image of an archive is written.
-
-    Raises:
-        NelboError: If its name would lead out of the folder, by a link in it, or it is of no lossless format.
-    """
-    path = folder / safe_member_path(entry.name)
-    if not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise NelboError(f"{entry.name!a} would be written outside of {folder}, through a link in it: remove the link")
-    if path.suffix.lower() not in KEPT:
-        raise NelboError(f"{entry.name!a} has no extension of {', '.join(KEPT)}: this archive is none of files")
-    if path.suffix.lower() == ".bmp" and entry.mode not in _BMP_MODES:
-        raise NelboError(f"{entry.name!a} has mode {entry.mode}, which no BMP file holds: read it with nelbo.Codec")
-    return path
+                taken += _data_set(open_images(path), path.stem)
+                data_sets.append(path)
+            except NelboError as error:
+                kept.add_problem(str(error), selection)
+    with ThreadPoolExecutor(n_threads) as pool:
+        for item, result in zip(found, pool.map(lambda item: attempt(item, selection, spool), found), strict=True):
+            if isinstance(result, str):
+                problem = f"{item.path} cannot be kept as it is ({result}): replace it or leave it out"
+                kept.add_problem(problem, selection)
+                continue
+            taken.append(result)
+            if result.note is not None:
+                kept.add_problem(f"{item.path} is damaged ({result.note}): its own bytes are stored", selection)
+            if item.is_removable:
+                kept.files[item.path] = item.stamp
+    if not taken:
+        raise NelboError(_nothing(paths, kept))
+    return _source(taken, kept, data_sets, selection)
 
 
-def _file(path: Path, name: str) -> tuple[Entry, _Reader]:
-    return _image(name, lambda: path.open("rb"), str(path))
-
-
-def _image(name: str, open_bytes: _Open, shown: str | None = None) -> tuple[Entry, _Reader]:
-    shown = shown or name
-    with _opened(open_bytes, shown) as image:
-        if image.mode not in MODES:
-            raise ValueError(f"mode {image.mode} is none of {', '.join(MODES)}")
-        check_samples(image)
-        entry = Entry(_member_name(name, image.mode), image.width, image.height, image.mode)
-    return entry, lambda: _pixels(open_bytes, shown, entry)
-
-
-def _member_name(name: str, mode: str) -> str:
-    suffix = Path(name).suffix.lower()
-    is_kept = suffix in KEPT and (suffix != ".bmp" or mode in _BMP_MODES)
-    return name if is_kept else f"{name}.png"
-
-
-def _pixels(open_bytes: _Open, shown: str, entry: Entry) -> Pixels:
-    with _opened(open_bytes, shown) as image:
-        pixels = np.array(image)
-    pixels = pixels.astype(np.uint16) if entry.mode == "I;16" else pixels
-    return pixels.reshape(pixel_shape(entry)) if pixels.size == np.prod(pixel_shape(entry)) else pixels
-
-
-@contextmanager
-def _opened(open_bytes: _Open, shown: str) -> Iterator[ImageFile]:
-    with open_bytes() as stream:
-        try:
-            with open_image(stream) as image:
-                yield image
-        except Exception as error:  # Pillow's decoders meet damaged data with nearly every exception there is.
+def _source(taken: list[Taken], kept: Kept, data_sets: list[Path], selection: Selection) -> FileSource:
+    entries = [each.entry for each in taken]
+    is_timed = selection.is_timed and any(each.time is not None for each in taken)
+    if needs_version_2(entries) or is_timed:  # What is coded alike stands together.
+        taken = sorted(taken, key=_group)
+        entries = [each.entry for each in taken]
+    names: dict[str, str] = {}
+    for each in taken:
+        other = names.setdefault(each.entry.name, each.shown)
+        if other is not each.shown:
             raise NelboError(
-                f"{shown} cannot be kept as it is ({one_line(error)}): convert it or leave it out"
-            ) from None
+                f"{other} and {each.shown} would both be {each.entry.name!a} in the archive: rename one, "
+                "or give the folder that holds both"
+            )
+    check_entries(entries, 2 if needs_version_2(entries) or is_timed else 1)
+    n_bare = sum(isinstance(e, Entry) and not e.format for e in entries) if selection.is_bare else 0
+
+    def read(i: int) -> Pixels:
+        pixels = taken[i].pixels
+        assert pixels is not None, "an image has pixels"
+        return pixels()
+
+    return FileSource(entries, read, taken, kept.files, data_sets, kept.problems, dict(kept.left_out), is_timed, n_bare)
 
 
-def _is_image(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream, open_image(stream):
-            return True
-    except Exception:  # As above.
-        return False
+def _group(each: Taken) -> tuple[bool, str]:
+    entry = each.entry
+    return isinstance(entry, FileEntry), entry.mode if isinstance(entry, Entry) else entry.format
+
+
+def _nothing(paths: Sequence[Path], kept: Kept) -> str:
+    if kept.problems:
+        return kept.problems[0]
+    named = ", ".join(map(str, paths[:3]))
+    if kept.left_out:
+        found = ", ".join(f"{n} {kind}" for kind, n in sorted(kept.left_out.items()))
+        return f"{named} holds no images, but {found}: store files of any kind with --all"
+    return f"there are no images to compress in {named or 'nothing'}: pass image files, folders or data sets"
+
+
+def _is_single(path: Path, selection: Selection) -> bool:
+    """Returns whether a path is a file to be taken as one, not a data set."""
+    is_images = path.suffix.lower() not in DATA_SETS and path.is_file() and is_picture_file(path)
+    return is_images or (selection.takes_all and path.is_file())
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -203,7 +177,7 @@ def _stamp(path: Path) -> _Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _data_set(images: Images, stem: str) -> list[tuple[Entry, _Reader]]:
+def _data_set(images: Images, stem: str) -> list[Taken]:
     c, h, w = images.shape
 
     def read(i: int) -> Pixels:
@@ -211,4 +185,5 @@ def _data_set(images: Images, stem: str) -> list[tuple[Entry, _Reader]]:
         return rows[..., 0] if c == 1 else rows
 
     names = (f"{stem}/{i:05d}.png" for i in range(len(images)))
-    return [(Entry(name, w, h, MODES_OF_MODELS[c]), lambda i=i: read(i)) for i, name in enumerate(names)]
+    entries = [Entry(name, w, h, MODES_OF_MODELS[c]) for name in names]
+    return [Taken(entry, f"image {i} of {images.name}", pixels=lambda i=i: read(i)) for i, entry in enumerate(entries)]

@@ -30,12 +30,13 @@ from jaxtyping import Int64, UInt8
 from nelbo.ans.distributions import gaussian
 from nelbo.ans.lanes import Coding, Lanes
 from nelbo.ans.message import Head
-from nelbo.ans.tables import MEAN_BITS, MIN_RATE, Tables
+from nelbo.ans.tables import MEAN_BITS, MIN_RATE, Tables, build_tables
 from nelbo.codec.integer_basis import FixedBasis
 from nelbo.codec.plan import COEFFICIENT_BITS, RATIO_BITS, STEP_BITS, Plan
 from nelbo.codec.residual_coder import FixedExit
 from nelbo.integer.arithmetic import LATENT_BITS, RESULT_BITS
 from nelbo.integer.frozen_model import FrozenModel
+from nelbo.integer.frozen_model import Header as FrozenHeader
 from nelbo.runtime.decimals import GRID_BITS, POWER_BITS, power_table
 
 _MAX_POINT = 1 << 22  # Lattice points count as no further out than this in what depends on them.
@@ -60,6 +61,18 @@ class ChainCoder:
         self._shape = network.image_shape
         self._basis = FixedBasis(torch.from_numpy(plan.colours), plan.block) if plan.colours.size else None
         self._p_rates = [self._rates(level) for level in range(len(gammas))]
+
+    def portable(self) -> tuple[FrozenHeader, dict[str, np.ndarray], Plan, tuple[float, ...]]:
+        """Returns what another process needs to code the same."""
+        tensors = {name: tensor.cpu().numpy() for name, tensor in self._network.tensors.items()}
+        return self._network.header, tensors, self._plan, self._gammas
+
+    @classmethod
+    def of_portable(cls, portable: tuple[FrozenHeader, dict[str, np.ndarray], Plan, tuple[float, ...]]) -> "ChainCoder":
+        """Returns the coder that :meth:`portable` was asked of."""
+        header, arrays, plan, gammas = portable
+        network = FrozenModel(header, {name: torch.from_numpy(array) for name, array in arrays.items()})
+        return cls(network, plan, gammas, build_tables())
 
     def encode(self, lanes: Lanes, images: UInt8[np.ndarray, "b c h w"]) -> None:
         """Pushes an image on each lane."""

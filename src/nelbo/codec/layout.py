@@ -1,9 +1,9 @@
-"""Which images make a chain, and chains that are JPEG XL."""
+"""Which members make a chain, and chains that are JPEG XL."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import TypeVar
 
 import numpy as np
@@ -11,29 +11,39 @@ from jaxtyping import Shaped
 
 from nelbo.codec import jpegxl
 from nelbo.codec.tiles import MODES_OF_MODELS, pixel_shape, pixel_type
-from nelbo.container.entries import Entry
+from nelbo.container.entries import PIECE_BYTES, Entry, Member
 from nelbo.container.framing import join_parts, split_parts
-from nelbo.container.records import MAX_PAYLOAD_BYTES, Chain, Header, Kind, pack_header
+from nelbo.container.header import Header
+from nelbo.container.header_bytes import pack_header
+from nelbo.container.records import MAX_PAYLOAD_BYTES, Chain, Kind
 from nelbo.container.stream import n_copies
 from nelbo.errors import CorruptArchiveError, NelboError
 
-MAX_PIXEL_BYTES = 4  # Of the modes that an archive holds.
+MAX_PIXEL_BYTES = {1: 4, 2: 8}  # Of the modes that a version of the format holds.
+MAX_FILES = 1024  # Of a chain.
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
+Policy = Callable[[int, int], bool]
+"""Whether bits-back is kept, by the bytes it takes and those that JPEG XL takes."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images to compress, read when they are needed.
+    """Members to compress, read when they are needed.
 
     Attributes:
         entries: Their names, sizes and modes.
-        read: Returns the pixels of one.
+        read: Returns the pixels of an image.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[Member]
     read: Callable[[int], Pixels]
+
+    @property
+    def times(self) -> tuple[int, ...] | None:
+        """When each member was last modified, in nanoseconds since 1970; None where that is not kept."""
+        return None
 
     def pixels(self, i: int) -> Pixels:
         """Returns the pixels of an image.
@@ -42,42 +52,86 @@ class Source:
             NelboError: If they are not what its entry says.
         """
         pixels, entry = self.read(i), self.entries[i]
+        assert isinstance(entry, Entry), f"{entry.name} has no pixels"
         if pixels.shape != pixel_shape(entry) or pixels.dtype != pixel_type(entry):
             raise NelboError(f"{entry.name} has changed while it was read: compress it again")
         return pixels
 
+    def rest(self, _i: int) -> bytes:
+        """Returns what an image's file holds beside its pixels, behind the CRC32C of the file."""
+        return b""
+
+    def piece(self, i: int, _number: int) -> bytes:
+        """Returns a piece of a file, as it is."""
+        raise NelboError(f"{self.entries[i].name} is kept as bytes, and there are none")
+
+    def packed(self, i: int) -> bytes:
+        """Returns a file as its format packs it."""
+        raise NelboError(f"{self.entries[i].name} is kept as bytes, and there are none")
+
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive images that make a chain.
+    """Consecutive members that make a chain.
 
     Attributes:
-        first: The first image.
+        first: The first member.
         end: The one after the last.
         is_coded: Whether the model suits them.
+        pieces: Which pieces of its one member, if that is a file of several.
     """
 
     first: int
     end: int
     is_coded: bool
+    pieces: range | None = None
 
 
 def spans_of(header: Header, n_chain: int) -> Iterator[Span]:
-    """Yields the chains of an archive: whole images, which have the model's channels or all have not.
+    """Yields the chains of an archive: whole images, which have the model's channels or all have not; and files.
 
     Args:
         header: The archive's header.
         n_chain: Images of the model's own size a chain; larger ones count as their tiles.
     """
-    first, entries = 0, header.entries
-    most = MAX_PAYLOAD_BYTES // (MAX_PIXEL_BYTES * header.tile_shape[1] * header.tile_shape[2])
-    for i in range(1, len(entries) + 1):
-        n_tiles = header.first_tiles[i] - header.first_tiles[first]
-        is_full = i < len(entries) and header.first_tiles[i + 1] - header.first_tiles[first] > most
-        differs = i < len(entries) and _suits(entries[i], header) != _suits(entries[first], header)
-        if i == len(entries) or n_tiles >= n_chain or is_full or differs:
-            yield Span(first, i, _suits(entries[first], header))
+    for kind, run in groupby(range(len(header.entries)), lambda i: _kind(header.entries[i], header)):
+        members = list(run)
+        if isinstance(kind, bool):
+            yield from _image_spans(header, members[0], members[-1] + 1, n_chain, kind)
+        else:
+            yield from _file_spans(header, members[0], members[-1] + 1)
+
+
+def _kind(entry: Member, header: Header) -> bool | str:
+    return _suits(entry, header) if isinstance(entry, Entry) else entry.format or "its own bytes"
+
+
+def _image_spans(header: Header, first: int, end: int, n_chain: int, is_coded: bool) -> Iterator[Span]:
+    numbering = header.first_tiles
+    most = MAX_PAYLOAD_BYTES // (MAX_PIXEL_BYTES[header.version] * header.tile_shape[1] * header.tile_shape[2])
+    for i in range(first + 1, end + 1):
+        n_tiles = numbering[i] - numbering[first]
+        is_full = i < end and numbering[i + 1] - numbering[first] > most
+        if i == end or n_tiles >= n_chain or is_full:
+            yield Span(first, i, is_coded)
             first = i
+
+
+def _file_spans(header: Header, first: int, end: int) -> Iterator[Span]:
+    entries, n_bytes = header.entries, 0
+    for i in range(first, end):
+        entry = entries[i]
+        n_pieces = entry.n_tiles(header.tile_shape)
+        n_next = PIECE_BYTES if isinstance(entry, Entry) else entry.n_bytes
+        if i > first and (n_pieces > 1 or n_bytes + n_next > PIECE_BYTES or i - first >= MAX_FILES):
+            yield Span(first, i, is_coded=False)
+            first, n_bytes = i, 0
+        n_bytes += n_next
+        if n_pieces > 1:
+            yield from (Span(i, i + 1, False, range(k, k + 1)) for k in range(n_pieces))
+            first, n_bytes = i + 1, 0
+    if first < end:
+        yield Span(first, end, is_coded=False)
 
 
 def grouped(items: Iterable[_T], n: int) -> Iterator[list[_T]]:
@@ -103,7 +157,7 @@ def jpeg_xl_images(chain: Chain, header: Header) -> list[Pixels]:
     first = bisect_left(header.first_tiles, chain.first_tile)
     end = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
     parts = split_parts(chain.payload, end - first)
-    entries = header.entries[first:end]
+    entries = [entry for entry in header.entries[first:end] if isinstance(entry, Entry)]
     images = [jpegxl.decode(part, pixel_shape(e), pixel_type(e)) for part, e in zip(parts, entries, strict=True)]
     if _hash(images) != chain.pixel_hash:
         raise CorruptArchiveError(f"{chain} decodes to other pixels than were coded: the file is damaged")
@@ -121,6 +175,11 @@ def _suits(entry: Entry, header: Header) -> bool:
 HELD_BYTES = 1 << 26
 
 
+def is_smaller(n_bytes: int, other: int) -> bool:
+    """Returns whether so many bytes are fewer than others: the policy of every archive."""
+    return n_bytes < other
+
+
 @dataclass(frozen=True)
 class Choice:
     """A chain, and the same tiles as JPEG XL, which it may be.
@@ -128,18 +187,23 @@ class Choice:
     Attributes:
         best: The smaller one.
         plain: JPEG XL.
+        rests: What the images' files hold beside their pixels, if anything.
     """
 
     best: Chain
     plain: Chain
+    rests: Chain | None = None
 
     @staticmethod
-    def of(coded: Chain | None, plain: Chain) -> "Choice":
+    def of(coded: Chain | None, plain: Chain, rests: Chain | None = None, policy: Policy = is_smaller) -> "Choice":
         """Returns the choice between a chain that is bits-back, if there is one, and JPEG XL."""
-        return Choice(plain if coded is None or not is_smaller(coded.n_bytes, plain.n_bytes) else coded, plain)
+        is_coded = coded is not None and policy(coded.n_bytes, plain.n_bytes)
+        return Choice(coded if coded is not None and is_coded else plain, plain, rests)
 
 
-def settled(header: Header, choices: Iterable[Choice]) -> tuple[Header, Iterator[Chain]]:
+def settled(
+    header: Header, choices: Iterable[Choice], policy: Policy = is_smaller
+) -> tuple[Header, Iterator[Sequence[Chain]]]:
     """Returns header and chains of the smaller archive: with a schedule and the best chains, or all JPEG XL without.
 
     The first chains are held back until they save more than the schedule takes, which then is certain for the whole;
@@ -152,7 +216,7 @@ def settled(header: Header, choices: Iterable[Choice]) -> tuple[Header, Iterator
     n_best = n_plain = n_coded = 0
 
     def pays(n_headers: int) -> bool:
-        return n_coded > 0 and is_smaller(n_best + n_headers * cost, n_plain)
+        return n_coded > 0 and policy(n_best + n_headers * cost, n_plain)
 
     for choice in left:
         held.append(choice)
@@ -164,10 +228,9 @@ def settled(header: Header, choices: Iterable[Choice]) -> tuple[Header, Iterator
     else:
         is_paid = pays(n_copies(n_header, n_best))
     if is_paid:
-        return header, (each.best for each in chain(held, left))
-    return bare, (each.plain for each in chain(held, left))
+        return header, (_with_rests(each.rests, each.best) for each in chain(held, left))
+    return bare, (_with_rests(each.rests, each.plain) for each in chain(held, left))
 
 
-def is_smaller(n_bytes: int, other: int) -> bool:
-    """Returns whether so many bytes are fewer than others."""
-    return n_bytes < other
+def _with_rests(rests: Chain | None, content: Chain) -> Sequence[Chain]:
+    return [content] if rests is None else [rests, content]

@@ -1,22 +1,26 @@
-"""Reading archives: a header's decoder, what chains hold, images from tiles, whole archives and damaged ones."""
+"""Reading archives: a header's decoder, what chains hold, whole archives and damaged ones."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
 
 import numpy as np
-from jaxtyping import UInt8
 
 from nelbo.ans.tables import Tables, build_tables
+from nelbo.codec.assembly import Assembly, Content, Picture, Restored
 from nelbo.codec.blocks import decode_chains
+from nelbo.codec.file_chains import file_pieces, rests_of
 from nelbo.codec.latent_coder import ChainCoder
-from nelbo.codec.layout import Pixels, grouped, jpeg_xl_images
+from nelbo.codec.layout import grouped, jpeg_xl_images
 from nelbo.codec.plan_store import find_plan
-from nelbo.codec.tiles import joined
-from nelbo.container.entries import Entry
+from nelbo.codec.tiles import MODES_OF_MODELS
+from nelbo.codec.workers import Workers, is_long, workers
+from nelbo.container.entries import Entry, Member
 from nelbo.container.framing import Readable, Seekable
-from nelbo.container.records import Chain, Header, Kind, check_model
+from nelbo.container.header import Coding, Header, check_model
+from nelbo.container.records import CONTENT, Chain, Kind
 from nelbo.container.stream import ArchiveReader, recover_chains, recover_header
-from nelbo.errors import CorruptArchiveError, NelboError, WrongModelError
+from nelbo.container.tiling import members_of
+from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION
 from nelbo.integer.frozen_files import find_frozen
 from nelbo.integer.frozen_model import FrozenModel
@@ -24,44 +28,66 @@ from nelbo.runtime.progress import Advance, Portion, ignore
 
 TABLES_SHA256 = "12dce892bab45b11d1ccd650c64b7ce298bed155784d7283fd1f12674f2bca68"
 N_LANES = 16
-
-Tiles = UInt8[np.ndarray, "_ _ _ _"]
-Content = list[Pixels] | Tiles | Exception
-"""What a chain holds: whole images if it is JPEG XL, tiles if not, or the error that it ended in."""
+_SHARED_LANES = 4  # Of each worker: more are hardly faster, and share the chains less evenly.
 
 
 def read_archive(
-    stream: Readable, given: FrozenModel | None = None, n_lanes: int = N_LANES, progress: Advance = ignore
-) -> tuple[Header, Iterator[tuple[Entry, Pixels]]]:
-    """Returns the header of an archive, and its images in order, decoded as they are asked for.
+    stream: Readable,
+    given: FrozenModel | None = None,
+    n_lanes: int = N_LANES,
+    progress: Advance = ignore,
+    n_workers: int = 1,
+) -> tuple[Header, Iterator[tuple[Member, Restored]]]:
+    """Returns the header of an archive, and its members in order, decoded as they are asked for.
 
     Args:
         stream: Where from; it need not seek.
         given: The frozen model, where it is not the bundled one or in the cache.
         n_lanes: Chains decoded side by side.
-        progress: Called with the number of images decoded since the last call.
+        progress: Called with the number of tiles decoded since the last call.
+        n_workers: Processes that decode.
 
     Raises:
         CorruptArchiveError: If it is damaged, now or while images are read.
         WrongModelError: If its model is not there.
     """
     reader = ArchiveReader(stream)
-    contents = contents_of(reader.header, reader.chains(), given, n_lanes, progress)
-    return reader.header, images_of(reader.header, (_raised(content) for _, content in contents))
+    contents = contents_of(reader.header, reader.chains(), given, n_lanes, progress, n_workers)
+    return reader.header, _closing(_all_members(reader.header, contents))
 
 
 def recover_archive(
     stream: Seekable, given: FrozenModel | None = None, n_lanes: int = N_LANES, progress: Advance = ignore
-) -> tuple[Header, Iterator[tuple[Entry, Pixels]]]:
-    """Returns the header of a damaged archive, and the images of the chains that are whole.
+) -> tuple[Header, Iterator[tuple[Member, Restored]]]:
+    """Returns the header of a damaged archive, and the members of the chains that are whole.
 
     Raises:
         CorruptArchiveError: If no header is whole.
         WrongModelError: If its model is not there.
     """
     header = recover_header(stream)
+    assembly = Assembly(header)
     contents = contents_of(header, recover_chains(stream, header), given, n_lanes, progress)
-    return header, _recovered(header, contents)
+    return header, _closing(member for chain, content in contents for member in assembly.add(chain, content))
+
+
+def _closing(members: Iterable[tuple[Member, Restored]]) -> Iterator[tuple[Member, Restored]]:
+    """Yields members; a file's stream is open until the next one is asked for."""
+    for entry, restored in members:
+        yield entry, restored
+        if not isinstance(restored, np.ndarray | Picture):
+            restored.close()
+
+
+def _all_members(header: Header, contents: Iterable[tuple[Chain, Content]]) -> Iterator[tuple[Member, Restored]]:
+    assembly = Assembly(header)
+    for chain, content in contents:
+        if isinstance(content, Exception):
+            raise content
+        for entry, restored in assembly.add(chain, content):
+            if isinstance(restored, Picture) and restored.rest is None:
+                raise CorruptArchiveError(f"{entry.name!a} lacks what it has beside its pixels: the file is damaged")
+            yield entry, restored
 
 
 def contents_of(
@@ -70,6 +96,7 @@ def contents_of(
     given: FrozenModel | None = None,
     n_lanes: int = N_LANES,
     progress: Advance = ignore,
+    n_workers: int = 1,
 ) -> Iterator[tuple[Chain, Content]]:
     """Yields each chain with what it holds.
 
@@ -78,31 +105,59 @@ def contents_of(
     """
     if n_lanes < 1:
         raise NelboError(f"archives are decoded on 1 lane or more, got {n_lanes}")
-    coder = None
+    if n_workers > 1 and not header.others and is_long(header.first_tiles[-1], len(header.gammas)):
+        with workers(coder_of(header, given), header, n_workers) as pool:
+            yield from _shared(pool, header, chains, min(n_lanes, _SHARED_LANES), progress)
+        return
+    coders: dict[int, ChainCoder] = {}
     for group in grouped(chains, n_lanes):
+        portion_tiles = sum(chain.n_tiles for chain in group if chain.kind in CONTENT)
         coded = [chain for chain in group if chain.kind is Kind.BITS_BACK]
-        if coded and coder is None:
-            coder = coder_of(header, given)
-        portion = Portion(sum(_n_images(chain, header) for chain in group), sum(c.n_tiles for c in coded), progress)
-        decoded = iter(decode_chains(coder, coded, header.tile_shape, portion) if coder is not None else [])
+        portion = Portion(portion_tiles, sum(chain.n_tiles for chain in coded), progress)
+        decoded: dict[int, Content] = {}
+        for coding in sorted({chain.coding for chain in coded}):
+            if coding not in coders:
+                coders[coding] = coder_of(header.coding(coding), given)
+            of_coding = [chain for chain in coded if chain.coding == coding]
+            shape = header.coding(coding).tile_shape
+            decoded |= dict(
+                zip(map(id, of_coding), decode_chains(coders[coding], of_coding, shape, portion), strict=True)
+            )
         for chain in group:
-            yield chain, next(decoded) if chain.kind is Kind.BITS_BACK else _plain_images(chain, header)
+            content = decoded[id(chain)] if chain.kind is Kind.BITS_BACK else _plain_content(chain, header)
+            yield chain, _misfit(chain, header) or content
         portion.finish()
 
 
-def _n_images(chain: Chain, header: Header) -> int:
-    """Returns how many images end in a chain."""
-    first, end = chain.first_tile, chain.first_tile + chain.n_tiles
-    return bisect_right(header.first_tiles, end) - bisect_right(header.first_tiles, first)
+def _shared(
+    pool: Workers, header: Header, chains: Iterable[Chain], n_lanes: int, progress: Advance
+) -> Iterator[tuple[Chain, Content]]:
+    """Yields each chain with what it holds, decoded by workers."""
+    groups, sent = tee(grouped(chains, n_lanes))
+    for group, contents in zip(groups, pool.map(_decode, sent, progress), strict=True):
+        yield from zip(group, contents, strict=True)
 
 
-def coder_of(header: Header, given: FrozenModel | None = None) -> ChainCoder:
+def _decode(coder: ChainCoder, header: Header, chains: Sequence[Chain], progress: Advance) -> list[Content]:
+    coded = [chain for chain in chains if chain.kind is Kind.BITS_BACK]
+    n_tiles = sum(chain.n_tiles for chain in chains if chain.kind in CONTENT)
+    portion = Portion(n_tiles, sum(chain.n_tiles for chain in coded), progress)
+    decoded = iter(decode_chains(coder, coded, header.tile_shape, portion))
+    contents = [next(decoded) if c.kind is Kind.BITS_BACK else _plain_content(c, header) for c in chains]
+    contents = [_misfit(chain, header) or content for chain, content in zip(chains, contents, strict=True)]
+    portion.finish()
+    return contents
+
+
+def coder_of(header: Coding, given: FrozenModel | None = None) -> ChainCoder:
     """Returns what decodes an archive's chains.
 
     Raises:
         CorruptArchiveError: If the header does not suit its model.
         WrongModelError: If its model is not there.
     """
+    if header.prior:
+        raise UnsupportedArchiveError("the archive begins its chains on a fitted Gaussian: upgrade nelbo to read it")
     frozen = _frozen_for(header, given)
     check_model(header, "the one given", bytes.fromhex(frozen.fingerprint), EXECUTOR_VERSION)
     if header.tile_shape != frozen.image_shape:
@@ -110,7 +165,7 @@ def coder_of(header: Header, given: FrozenModel | None = None) -> ChainCoder:
     return ChainCoder(frozen, find_plan(header.plan, header.gammas, frozen), header.gammas, standard_tables())
 
 
-def _frozen_for(header: Header, given: FrozenModel | None) -> FrozenModel:
+def _frozen_for(header: Coding, given: FrozenModel | None) -> FrozenModel:
     """Returns the frozen model that an archive was written with, the given one if it is that."""
     wanted = header.model_sha256.hex()
     if given is not None and given.fingerprint == wanted:
@@ -122,20 +177,6 @@ def _frozen_for(header: Header, given: FrozenModel | None) -> FrozenModel:
         f"the archive needs model {ascii(header.model_name)[1:-1]}, frozen, with SHA-256 {wanted[:16]}...{other}: get "
         "the file that it was frozen to from where the archive was made, and name it with --model"
     )
-
-
-def images_of(header: Header, parts: Iterable[list[Pixels] | Tiles]) -> Iterator[tuple[Entry, Pixels]]:
-    """Yields images from what all chains of an archive hold, in order: tiles, or whole images in a list."""
-    i, waiting = 0, []
-    for part in parts:
-        if isinstance(part, list):
-            yield from zip(header.entries[i : i + len(part)], part, strict=True)
-            i += len(part)
-            continue
-        waiting += list(part)
-        while waiting and len(waiting) >= (n_tiles := header.entries[i].n_tiles(header.tile_shape)):
-            yield header.entries[i], joined(np.stack(waiting[:n_tiles]), header.entries[i])
-            i, waiting = i + 1, waiting[n_tiles:]
 
 
 def standard_tables() -> Tables:
@@ -150,46 +191,27 @@ def standard_tables() -> Tables:
     return tables
 
 
-def _recovered(header: Header, contents: Iterable[tuple[Chain, Content]]) -> Iterator[tuple[Entry, Pixels]]:
-    """Yields the images whose every tile is in a whole chain, each once, though a damaged file may repeat a chain.
-
-    Images may go over from one chain to the next.
-    """
-    tiles: dict[int, UInt8[np.ndarray, "c h w"]] = {}
-    done: set[int] = set()
-    for chain, content in contents:
-        if isinstance(content, Exception):
-            continue
-        if isinstance(content, list):
-            whole = enumerate(content, bisect_left(header.first_tiles, chain.first_tile))
-        else:
-            tiles |= dict(enumerate(content, chain.first_tile))
-            whole = _completed(header, chain, tiles)
-        for i, pixels in whole:
-            if i not in done:
-                yield header.entries[i], pixels
-            done.add(i)
+def _misfit(chain: Chain, header: Header) -> CorruptArchiveError | None:
+    """Returns what is wrong with a bits-back chain whose images have other channels than its tiles."""
+    if chain.kind is not Kind.BITS_BACK:
+        return None
+    n_channels = header.coding(chain.coding).tile_shape[0]
+    wanted = MODES_OF_MODELS.get(n_channels)
+    for entry in members_of(chain, header):
+        if isinstance(entry, Entry) and entry.mode != wanted:
+            return CorruptArchiveError(
+                f"{entry.name!a} has mode {entry.mode}, but its tiles have {n_channels} channels: the file is damaged"
+            )
+    return None
 
 
-def _completed(
-    header: Header, chain: Chain, tiles: dict[int, UInt8[np.ndarray, "c h w"]]
-) -> Iterator[tuple[int, Pixels]]:
-    """Yields the images that a chain's tiles complete, and takes their tiles out."""
-    last = bisect_left(header.first_tiles, chain.first_tile + chain.n_tiles)
-    for i in range(bisect_right(header.first_tiles, chain.first_tile) - 1, last):
-        wanted = range(header.first_tiles[i], header.first_tiles[i + 1])
-        if all(tile in tiles for tile in wanted):
-            yield i, joined(np.stack([tiles.pop(tile) for tile in wanted]), header.entries[i])
-
-
-def _raised(content: Content) -> list[Pixels] | Tiles:
-    if isinstance(content, Exception):
-        raise content
-    return content
-
-
-def _plain_images(chain: Chain, header: Header) -> list[Pixels] | Exception:
+def _plain_content(chain: Chain, header: Header) -> Content:
+    """Returns what a chain holds that needs no network."""
     try:
-        return jpeg_xl_images(chain, header)
-    except CorruptArchiveError as error:
+        if chain.kind is Kind.JPEG_XL:
+            return jpeg_xl_images(chain, header)
+        if chain.kind is Kind.FILES:
+            return file_pieces(chain, header)
+        return rests_of(chain) if chain.kind is Kind.RESTS else []
+    except (CorruptArchiveError, UnsupportedArchiveError) as error:
         return error

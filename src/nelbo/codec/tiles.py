@@ -6,7 +6,7 @@ from jaxtyping import Shaped, UInt8
 from nelbo.container.entries import Entry
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
-CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4, "I;16": 1}
+CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4, "I;16": 1, "LA;16": 2, "RGB;16": 3, "RGBA;16": 4}
 MODES_OF_MODELS = {1: "L", 3: "RGB"}  # The modes that a model can code, by its channels.
 
 
@@ -18,7 +18,14 @@ def pixel_shape(entry: Entry) -> tuple[int, ...]:
 
 def pixel_type(entry: Entry) -> np.dtype:
     """Returns the type of an image's samples."""
-    return np.dtype(np.uint16 if entry.mode == "I;16" else np.uint8)
+    return np.dtype(np.uint16 if entry.mode.endswith(";16") else np.uint8)
+
+
+def mode_of(pixels: Pixels) -> str:
+    """Returns the mode of an image with such pixels."""
+    n_channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    deep = pixels.dtype == np.uint16
+    return next(mode for mode, n in CHANNELS.items() if n == n_channels and mode.endswith(";16") == deep)
 
 
 def cut(pixels: UInt8[np.ndarray, "h w *c"], shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n c th tw"]:

@@ -2,12 +2,12 @@
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import google_crc32c
 
-from nelbo.errors import CorruptArchiveError
+from nelbo.errors import CorruptArchiveError, UnsupportedArchiveError
 
 U32 = struct.Struct("<I")
 _PIECE_BYTES = 1 << 20
@@ -69,6 +69,50 @@ def split_parts(data: bytes, n_parts: int) -> list[bytes]:
     if ends[-1] != len(data):
         raise CorruptArchiveError("the lengths of a list of parts do not add up: the file is damaged")
     return [data[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def split_some_parts(data: bytes, most: int) -> list[bytes]:
+    """Returns the byte strings that were joined, as many as they say, one at least and ``most`` at most.
+
+    Raises:
+        CorruptArchiveError: As :func:`split_parts`.
+    """
+    n_parts = U32.unpack_from(data)[0] if len(data) >= U32.size else 0
+    if not 1 <= n_parts <= most:
+        raise CorruptArchiveError(f"a list of parts holds {n_parts} of them: the file is damaged")
+    return split_parts(data, n_parts)
+
+
+def join_sections(sections: Iterable[tuple[str, bytes]]) -> bytes:
+    """Returns named byte strings one after the other: a name of four letters, the length, the bytes."""
+    return b"".join(name.encode("ascii") + U32.pack(len(data)) + data for name, data in sections)
+
+
+def split_sections(data: bytes, known: Collection[str]) -> list[tuple[str, bytes]]:
+    """Returns the named byte strings that were joined, the inverse of :func:`join_sections`.
+
+    Args:
+        data: The joined byte strings.
+        known: The names that the caller understands. A section of another name is left out if its first letter is
+            small; if it is a capital, nothing can be made of the file without it.
+
+    Raises:
+        CorruptArchiveError: If the lengths do not fit.
+        UnsupportedArchiveError: If an unknown section is critical.
+    """
+    sections, at = [], 0
+    while at < len(data):
+        name, length = data[at : at + 4], data[at + 4 : at + 8]
+        end = at + 8 + (U32.unpack(length)[0] if len(length) == 4 else len(data))
+        if not (name.isascii() and name.isalpha()) or end > len(data):
+            raise CorruptArchiveError("a section of the header is not whole: the file is damaged")
+        text = name.decode("ascii")
+        if text in known:
+            sections.append((text, data[at + 8 : end]))
+        elif text[0].isupper():
+            raise UnsupportedArchiveError(f"the archive has a section {text}: upgrade nelbo to read it")
+        at = end
+    return sections
 
 
 def checked(data: bytes) -> bytes:

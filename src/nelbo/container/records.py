@@ -1,4 +1,4 @@
-"""The two records of a ``.nelbo`` file, header and chain, and their bytes. docs/format.md specifies them.
+"""The records that follow the header of a ``.nelbo`` file: chains of coded tiles, and what else version 2 stores.
 
 Whatever is wrong with a file ends in one of three errors: it is damaged (:class:`CorruptArchiveError`), from a newer
 version (:class:`UnsupportedArchiveError`), or made with another model (:class:`WrongModelError`). Every length is
@@ -7,93 +7,45 @@ than the file has bytes, apart from what docs/format.md states: the list of imag
 """
 
 import hashlib
-import itertools
-import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 
 import google_crc32c
 
-from nelbo.ans.tables import PROBABILITY_BITS
-from nelbo.container.entries import MAX_IMAGES, Entry, check_entries, pack_entries, unpack_entries
-from nelbo.container.framing import (
-    U32,
-    Readable,
-    checked,
-    join_parts,
-    read_exactly,
-    read_up_to,
-    split_parts,
-    unchecked,
-)
-from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
+from nelbo.container.framing import U32, Readable, read_exactly
+from nelbo.container.header import Header
+from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError
 
-SIGNATURE = b"\x89NBO\r\n\x1a\n"  # After PNG's: a transfer as text changes it.
-VERSION = 1
-MAX_HEADER_BYTES = 1 << 26
 MAX_PAYLOAD_BYTES = 1 << 30
-MAX_STEPS = 10_000
 MAX_TILES = (1 << 32) - 1  # Of a chain.
 MAX_CHAIN_PIXELS = 1 << 31  # Of a chain's tiles together: what its few bytes may make a reader allocate.
 CHAIN_MAGIC = b"\x89nCh"
 PIXEL_HASH_BYTES = 16
 
-_PREAMBLE = struct.Struct("<8sHHII")  # Signature, version, 0, bytes of the header, CRC32C of what is before.
-_FIXED = struct.Struct("<32sIBBHHdI")  # SHA-256, executor, precision, channels, height, width, kappa, images.
-_CHAIN = struct.Struct("<BxxxIQ16sQQQIIQI")  # The fields of Chain in their order, bytes of the payload, its CRC32C.
-_F64 = struct.Struct("<d")
+_CHAIN = struct.Struct("<BBHIQ16sQQQIIQI")  # The fields of Chain in the file's order; its payload's length and CRC32C.
+_POSITION = struct.Struct("<II")  # In version 2 a member and a tile of it, in place of the number of the first tile.
 CHAIN_HEAD_BYTES = len(CHAIN_MAGIC) + U32.size + _CHAIN.size
 
 
 class Kind(IntEnum):
-    """What a chain's payload is: the words of a message, or JPEG XL files, one after the other as parts."""
+    """What the payload of a record is. Version 1 has the first two.
+
+    ``BITS_BACK`` are the words of a message, ``JPEG_XL`` are JPEG XL files as parts, ``FILES`` pieces of files,
+    ``RESTS`` what the files of images hold beside their pixels, ``MODEL`` a frozen model's file and ``PLAN`` a plan.
+    """
 
     BITS_BACK = 1
     JPEG_XL = 2
+    FILES = 3
+    RESTS = 4
+    MODEL = 5
+    PLAN = 6
 
 
-@dataclass(frozen=True)
-class Header:
-    """What all chains share.
-
-    Attributes:
-        model_name: The model's name, for messages.
-        model_sha256: The SHA-256 of the frozen model file.
-        executor_version: The version of the integer semantics of the network's execution.
-        tile_shape: Channels, height and width of the model's images.
-        kernel: The name of the reverse kernel.
-        gammas: The time schedule, strictly increasing; empty if every chain is JPEG XL.
-        kappa: The lattice step over the standard deviation of the step's posterior.
-        plan: Integers of the chain's steps that must not be recomputed; the executor version says what they are.
-        entries: The images, in order.
-    """
-
-    model_name: str
-    model_sha256: bytes
-    executor_version: int
-    tile_shape: tuple[int, int, int]
-    kernel: str
-    gammas: tuple[float, ...]
-    kappa: float
-    plan: bytes
-    entries: Sequence[Entry]
-
-    def __post_init__(self) -> None:
-        check_entries(self.entries)
-        if len(self.gammas) > MAX_STEPS + 1:
-            raise NelboError(f"{len(self.gammas)} levels: a time schedule has at most {MAX_STEPS + 1} in an archive")
-        if not all(map(math.isfinite, self.gammas)) or any(s >= t for s, t in itertools.pairwise(self.gammas)):
-            raise NelboError("the gammas of the time schedule do not increase: choose another schedule")
-        if not (0 < self.kappa <= 16) or len(self.model_sha256) != 32 or min(self.tile_shape) < 1:
-            raise NelboError("kappa, the SHA-256 or the shape of the model is senseless")
-
-    @cached_property
-    def first_tiles(self) -> list[int]:
-        """The number of tiles before each image, and of all of them."""
-        return [0, *itertools.accumulate(entry.n_tiles(self.tile_shape) for entry in self.entries)]
+CONTENT = (Kind.BITS_BACK, Kind.JPEG_XL, Kind.FILES)  # What every tile and piece is in, once.
+ANCILLARY = 128  # A record of an unknown kind from here on may be left out.
 
 
 @dataclass(frozen=True)
@@ -111,9 +63,10 @@ class Chain:
         n_seed_tiles: How many tiles, the chain's last ones, are in the seed.
         n_seed_bytes: The length of the seed, before it was padded to whole words.
         payload: The words of the message, the top of the stack last, or the parts that are JPEG XL files.
+        coding: The number of the header's coding, which says what a tile is.
     """
 
-    kind: Kind
+    kind: Kind | int
     n_tiles: int
     first_tile: int
     pixel_hash: bytes
@@ -123,15 +76,19 @@ class Chain:
     counter: int = 0
     n_seed_tiles: int = 0
     n_seed_bytes: int = 0
+    coding: int = 0
 
     def __post_init__(self) -> None:
         heads, words = (self.head_q, self.head_p), len(self.payload) % 4 == 0
         if self.kind is Kind.BITS_BACK and not (words and min(heads) >= 1 << 32):
             raise CorruptArchiveError(f"{self} has no heads of a message, or no whole words: the file is damaged")
-        if self.kind is Kind.JPEG_XL and any((*heads, self.counter, self.n_seed_tiles, self.n_seed_bytes)):
-            raise CorruptArchiveError(f"{self} is JPEG XL, but has the heads of a message: the file is damaged")
-        if not (1 <= self.n_tiles <= MAX_TILES and self.n_seed_tiles <= self.n_tiles):
-            raise CorruptArchiveError(f"{self} has a senseless number of tiles: the file is damaged")
+        if self.kind in set(Kind) - {Kind.BITS_BACK} and any(
+            (*heads, self.counter, self.n_seed_tiles, self.n_seed_bytes)
+        ):
+            raise CorruptArchiveError(f"{self} is no message, but has the heads of one: the file is damaged")
+        fewest = 1 if self.kind in (*CONTENT, Kind.RESTS) else 0
+        if not (fewest <= self.n_tiles <= MAX_TILES and self.n_seed_tiles <= self.n_tiles):
+            raise CorruptArchiveError(f"{self} has an invalid number of tiles: the file is damaged")
 
     @staticmethod
     def hash_of(pixels: Iterable[bytes]) -> bytes:
@@ -150,100 +107,12 @@ class Chain:
         return f"the chain of tiles {self.first_tile} to {self.first_tile + self.n_tiles - 1}"
 
 
-# Headers
-
-
-def pack_header(header: Header) -> bytes:
-    """Returns the file's first bytes: the preamble, the header, its CRC32C."""
-    body = _pack_body(header)
-    if len(body) > MAX_HEADER_BYTES:
-        raise NelboError(f"the header takes {len(body)} bytes, the limit is {MAX_HEADER_BYTES}: compress fewer images")
-    preamble = _PREAMBLE.pack(SIGNATURE, VERSION, 0, len(body), 0)[: -U32.size]
-    return checked(preamble) + checked(body)
-
-
-def read_header(stream: Readable) -> tuple[Header, bytes]:
-    """Reads the file's first bytes, the inverse of :func:`pack_header`; returns them as well.
-
-    Raises:
-        CorruptArchiveError: If they are damaged, or this is no such file.
-        UnsupportedArchiveError: If a newer version wrote it.
-    """
-    preamble = read_up_to(stream, _PREAMBLE.size)
-    _check_signature(preamble)
-    unchecked(preamble, "the beginning")
-    _, version, reserved, n_bytes, _ = _PREAMBLE.unpack(preamble)
-    if (version, reserved) != (VERSION, 0):
-        raise UnsupportedArchiveError(f"the archive has format version {version}.{reserved}: upgrade nelbo to read it")
-    if n_bytes > MAX_HEADER_BYTES:
-        raise CorruptArchiveError(f"the header claims {n_bytes} bytes, the limit is {MAX_HEADER_BYTES}")
-    body = read_exactly(stream, n_bytes + U32.size)
-    return _unpack_body(unchecked(body, "the header")), preamble + body
-
-
-def check_model(header: Header, name: str, sha256: bytes, executor_version: int) -> None:
-    """Checks that a model is the one that an archive needs.
-
-    Raises:
-        WrongModelError: If it is another.
-        UnsupportedArchiveError: If it executes another version of the integer semantics.
-    """
-    if header.model_sha256 != sha256:
-        raise WrongModelError(
-            f"the archive needs model {ascii(header.model_name)[1:-1]} (SHA-256 {header.model_sha256.hex()[:16]}...), "
-            f"but this is {name} ({sha256.hex()[:16]}...): name that model with --model"
-        )
-    if header.executor_version != executor_version:
-        raise UnsupportedArchiveError(
-            f"the archive needs version {header.executor_version} of the exact executor, "
-            f"this nelbo has {executor_version}: install the nelbo that wrote it"
-        )
-
-
-def _pack_body(header: Header) -> bytes:
-    fixed = _FIXED.pack(
-        header.model_sha256,
-        header.executor_version,
-        PROBABILITY_BITS,
-        *header.tile_shape,
-        header.kappa,
-        len(header.entries),
-    )
-    gammas = b"".join(_F64.pack(gamma) for gamma in header.gammas)
-    parts = [header.model_name.encode(), header.kernel.encode(), gammas, header.plan, pack_entries(header.entries)]
-    return fixed + join_parts(parts)
-
-
-def _unpack_body(body: bytes) -> Header:
-    if len(body) < _FIXED.size:
-        raise CorruptArchiveError("the header ends early: the file is damaged")
-    sha256, executor, precision, channels, height, width, kappa, n_images = _FIXED.unpack_from(body)
-    if precision != PROBABILITY_BITS:
-        raise UnsupportedArchiveError(f"the archive has {precision}-bit probabilities: upgrade nelbo to read it")
-    name, kernel, gammas, plan, entries = split_parts(body[_FIXED.size :], 5)
-    if len(gammas) % _F64.size or len(gammas) > _F64.size * (MAX_STEPS + 1) or n_images > MAX_IMAGES:
-        raise CorruptArchiveError("the header does not hold what it should: the file is damaged")
-    try:
-        return Header(
-            name.decode(),
-            sha256,
-            executor,
-            (channels, height, width),
-            kernel.decode("ascii"),
-            tuple(gamma for (gamma,) in _F64.iter_unpack(gammas)),
-            kappa,
-            plan,
-            unpack_entries(entries, n_images),
-        )
-    except (NelboError, UnicodeDecodeError) as error:
-        raise CorruptArchiveError(f"the header is refused: {error}") from None
-
-
-# Chains
-
-
-def pack_chain(chain: Chain) -> bytes:
+def pack_chain(chain: Chain, header: Header | None = None) -> bytes:
     """Returns a chain's bytes: its magic, the CRC32C of its fields, the fields, the payload.
+
+    Args:
+        chain: The chain.
+        header: The header of a version 2 archive.
 
     Raises:
         NelboError: If the payload is longer than readers take.
@@ -254,8 +123,10 @@ def pack_chain(chain: Chain) -> bytes:
         )
     fields = _CHAIN.pack(
         chain.kind,
+        chain.coding,
+        0,
         chain.n_tiles,
-        chain.first_tile,
+        chain.first_tile if header is None or header.version == 1 else _packed_position(chain, header),
         chain.pixel_hash,
         chain.head_q,
         chain.head_p,
@@ -268,7 +139,7 @@ def pack_chain(chain: Chain) -> bytes:
     return CHAIN_MAGIC + U32.pack(google_crc32c.value(fields)) + fields + chain.payload
 
 
-def read_chain(stream: Readable) -> Chain:
+def read_chain(stream: Readable, header: Header | None = None) -> Chain:
     """Reads a chain at the stream's place, the inverse of :func:`pack_chain`.
 
     Raises:
@@ -279,31 +150,46 @@ def read_chain(stream: Readable) -> Chain:
     fields = head[len(CHAIN_MAGIC) + U32.size :]
     if not head.startswith(CHAIN_MAGIC) or google_crc32c.value(fields) != crc:
         raise CorruptArchiveError("a chain's header is damaged: recover the other chains with `nelbo recover`")
-    kind, n_tiles, first, pixel_hash, head_q, head_p, counter, n_seed_tiles, n_seed, n_bytes, crc = _CHAIN.unpack(
+    kind, coding, flags, n_tiles, first, pixel_hash, q, p, counter, n_seed_tiles, n_seed, n_bytes, crc = _CHAIN.unpack(
         fields
     )
-    if kind not in set(Kind):
-        raise UnsupportedArchiveError(f"a chain is of kind {kind}: upgrade nelbo to read it")
+    if header is None or header.version == 1:
+        kinds, coding, flags = (Kind.BITS_BACK, Kind.JPEG_XL), 0, 0
+    else:
+        kinds, first = tuple(Kind), _unpacked_position(kind, coding, first, header)
+    if flags or (kind not in kinds and (kinds == (Kind.BITS_BACK, Kind.JPEG_XL) or kind < ANCILLARY)):
+        raise UnsupportedArchiveError(f"a block is of kind {kind}, flags {flags}: upgrade nelbo to read it")
     if n_bytes > MAX_PAYLOAD_BYTES:
         raise CorruptArchiveError(f"a chain claims {n_bytes} bytes, the limit is {MAX_PAYLOAD_BYTES}")
     payload = read_exactly(stream, n_bytes)
     if google_crc32c.value(payload) != crc:
         raise CorruptArchiveError(
-            f"tiles {first} to {first + n_tiles - 1} are damaged: recover the other chains with `nelbo recover`"
+            f"{_named(first, n_tiles, coding, header)} are damaged: recover the other files with `nelbo recover`"
         )
-    seed = n_seed_tiles, n_seed
-    return Chain(Kind(kind), n_tiles, first, pixel_hash, payload, head_q, head_p, counter, *seed)
+    kind = Kind(kind) if kind in kinds else kind
+    return Chain(kind, n_tiles, first, pixel_hash, payload, q, p, counter, n_seed_tiles, n_seed, coding)
 
 
-# The signature
+def _packed_position(chain: Chain, header: Header) -> int:
+    position = header.position(chain.coding, chain.first_tile) if chain.kind in CONTENT else (chain.first_tile, 0)
+    return int.from_bytes(_POSITION.pack(*position), "little")
 
 
-def _check_signature(preamble: bytes) -> None:
-    if preamble.startswith(SIGNATURE) and len(preamble) == _PREAMBLE.size:
-        return
-    if len(preamble) < _PREAMBLE.size and SIGNATURE.startswith(preamble[: len(SIGNATURE)]):
-        raise CorruptArchiveError("the archive ends within its first bytes: it was cut off, fetch it again")
-    text = SIGNATURE.replace(b"\r\n", b"\n"), SIGNATURE.replace(b"\n", b"\r\n"), SIGNATURE.replace(b"\x89", b"\x09")
-    if preamble.startswith((*text, SIGNATURE.replace(b"\r\n", b"\r\r\n"), SIGNATURE[:4])):
-        raise CorruptArchiveError("the archive was changed by a transfer as text: fetch it again in binary mode")
-    raise CorruptArchiveError("this is no .nelbo archive: it does not begin like one")
+def _unpacked_position(kind: int, coding: int, packed: int, header: Header) -> int:
+    """Returns the number of a chain's first tile, or of the first member that a record without tiles is about."""
+    member, tile = _POSITION.unpack(packed.to_bytes(8, "little"))
+    if kind not in CONTENT:
+        return member
+    try:
+        return header.tile(coding, (member, tile))
+    except NelboError as error:
+        raise CorruptArchiveError(f"a block does not fit the archive ({error}): the file is damaged") from None
+
+
+def _named(first: int, n_tiles: int, coding: int, header: Header | None) -> str:
+    """Returns what a damaged chain holds: the files, where they are known."""
+    if header is None or first + n_tiles > header.numbering(coding)[-1]:
+        return f"tiles {first} to {first + n_tiles - 1}"
+    members = [header.position(coding, tile)[0] for tile in (first, first + n_tiles - 1)]
+    names = [ascii(header.entries[member].name)[1:-1] for member in members]
+    return f"the pixels of {names[0]}" if members[0] == members[1] else f"the files {names[0]} to {names[1]}"

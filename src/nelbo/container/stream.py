@@ -6,29 +6,27 @@ CRC32C, and every chain has its own: :func:`recover` finds those that are whole 
 """
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nelbo.container.framing import Readable, Seekable, Writable, checked, read_exactly, unchecked
+from nelbo.container.header import Header
+from nelbo.container.header_bytes import SIGNATURE, pack_header, read_header
 from nelbo.container.records import (
     CHAIN_HEAD_BYTES,
     CHAIN_MAGIC,
-    MAX_CHAIN_PIXELS,
-    SIGNATURE,
+    CONTENT,
     Chain,
-    Header,
-    Kind,
     pack_chain,
-    pack_header,
     read_chain,
-    read_header,
 )
+from nelbo.container.tiling import check_tiles, position_after, starting_position
 from nelbo.errors import CorruptArchiveError, NelboError
 
 INDEX_MAGIC, END_MAGIC = b"\x89nIx", b"\x89NBOEND\n"
 _INDEX = struct.Struct("<4sII")  # Magic, chains, bytes of the header's copy.
-_PLACE = struct.Struct("<IQ")  # Tiles and bytes of a chain.
+_PLACE = struct.Struct("<IQ")  # Tiles and bytes of a chain of version 1.
+_PLACE_2 = struct.Struct("<BBHIQQ")  # Of version 2: kind, coding, 0, tiles, first tile or member, bytes.
 _FOOTER = struct.Struct("<Q")  # Bytes of the index with its CRC32C; the footer's CRC32C and the end's magic follow.
 _FOOTER_BYTES = _FOOTER.size + 4 + len(END_MAGIC)
 _COPY_RATIO = 100  # The header is kept twice where the chains are a hundred times as long.
@@ -37,12 +35,14 @@ _WINDOW_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Place:
-    """Where a chain lies in the file, and what it holds."""
+    """Where a chain lies in the file, and what it holds; version 1 does not say of which kind it is."""
 
     offset: int
     n_bytes: int
     first_tile: int
     n_tiles: int
+    kind: int = 0
+    coding: int = 0
 
 
 class ArchiveWriter:
@@ -64,7 +64,7 @@ class ArchiveWriter:
         Raises:
             NelboError: If its tiles do not follow those of the last one, or it divides an image that is JPEG XL.
         """
-        data = pack_chain(chain)
+        data = pack_chain(chain, self._header)
         self._places.append(_place_of(chain, self._header, self._places, len(data)))
         self._stream.write(data)
 
@@ -74,11 +74,11 @@ class ArchiveWriter:
         Raises:
             NelboError: If tiles are missing.
         """
-        if _n_tiles(self._places) != self._header.first_tiles[-1]:
+        if not _is_complete(self._places, self._header):
             raise NelboError("an archive was closed before all of its tiles were written")
         n_bytes = sum(place.n_bytes for place in self._places)
         copy = self._packed if n_copies(len(self._packed), n_bytes) > 1 else b""
-        index = checked(_pack_index(self._places, copy))
+        index = checked(_pack_index(self._places, copy, self._header))
         self._stream.write(index + checked(_FOOTER.pack(len(index))) + END_MAGIC)
 
 
@@ -112,8 +112,8 @@ class ArchiveReader:
             CorruptArchiveError: If something is damaged.
         """
         places: list[Place] = []
-        while _n_tiles(places) < self.header.first_tiles[-1]:
-            chain = read_chain(self._stream)
+        while not _is_complete(places, self.header):
+            chain = read_chain(self._stream, self.header)
             places.append(_place_of(chain, self.header, places, chain.n_bytes))
             yield chain
         self._check_end(places)
@@ -123,8 +123,8 @@ class ArchiveReader:
         magic, n_chains, n_copy = _INDEX.unpack(head)
         if magic != INDEX_MAGIC or n_chains != len(places) or n_copy not in (0, len(self._packed)):
             raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
-        index = head + read_exactly(self._stream, _PLACE.size * n_chains + n_copy + 4)
-        if index != checked(_pack_index(places, self._packed if n_copy else b"")):
+        index = head + read_exactly(self._stream, _place_bytes(self.header) * n_chains + n_copy + 4)
+        if index != checked(_pack_index(places, self._packed if n_copy else b"", self.header)):
             raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
         _check_footer(read_exactly(self._stream, _FOOTER_BYTES), len(index))
         if self._stream.read(1):
@@ -150,12 +150,12 @@ def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
         raise CorruptArchiveError("the archive's index is longer than the file: the file is damaged")
     stream.seek(start)
     index = unchecked(read_exactly(stream, n_index), "the index")
-    if (len(index) - _INDEX.size - len(packed)) // _PLACE.size * CHAIN_HEAD_BYTES > start:
+    if (len(index) - _INDEX.size - len(packed)) // _place_bytes(header) * CHAIN_HEAD_BYTES > start:
         raise CorruptArchiveError("the archive's index has more chains than the file: the file is damaged")
-    places = _unpack_index(index, packed)
+    places = _unpack_index(index, packed, header)
     if len(packed) + sum(place.n_bytes for place in places) != start:
         raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
-    if _n_tiles(places) != header.first_tiles[-1]:
+    if not _is_complete(places, header):
         raise CorruptArchiveError("the archive's index does not hold all of its tiles: the file is damaged")
     return header, places
 
@@ -167,10 +167,10 @@ def read_chain_at(stream: Seekable, header: Header, place: Place) -> Chain:
         CorruptArchiveError: If it is damaged, or another one.
     """
     stream.seek(place.offset)
-    chain = read_chain(stream)
+    chain = read_chain(stream, header)
     if (chain.first_tile, chain.n_tiles, chain.n_bytes) != (place.first_tile, place.n_tiles, place.n_bytes):
         raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
-    _check_tiles(chain, header)
+    check_tiles(chain, header)
     return chain
 
 
@@ -202,8 +202,8 @@ def recover_chains(stream: Seekable, header: Header) -> Iterator[Chain]:
             continue
         stream.seek(offset)
         try:
-            chain = read_chain(stream)
-            _check_tiles(chain, header)
+            chain = read_chain(stream, header)
+            check_tiles(chain, header)
         except NelboError:
             n_read = stream.tell() - offset
             patience -= n_read
@@ -213,52 +213,58 @@ def recover_chains(stream: Seekable, header: Header) -> Iterator[Chain]:
         yield chain
 
 
-# Tiles
+# Places
 
 
-def _n_tiles(places: list[Place]) -> int:
-    return places[-1].first_tile + places[-1].n_tiles if places else 0
+def _is_complete(places: list[Place], header: Header) -> bool:
+    """Returns whether the chains at some places hold every tile."""
+    last = next((place for place in reversed(places) if place.kind in (0, *CONTENT)), None)
+    return last is not None and position_after(last, header) == (len(header.entries), 0)
 
 
 def _place_of(chain: Chain, header: Header, places: list[Place], n_bytes: int) -> Place:
     """Returns the place of the next chain; the offset counts from the end of the header."""
-    if chain.first_tile != _n_tiles(places):
+    last = next((place for place in reversed(places) if place.kind in CONTENT), None)
+    check_tiles(chain, header)
+    expected = (0, 0) if last is None else position_after(last, header)
+    if chain.kind in CONTENT and starting_position(chain, header) != expected:
         raise CorruptArchiveError(f"{chain} does not follow the chain before it: the file is damaged")
-    _check_tiles(chain, header)
     offset = places[-1].offset + places[-1].n_bytes if places else 0
-    return Place(offset, n_bytes, chain.first_tile, chain.n_tiles)
-
-
-def _check_tiles(chain: Chain, header: Header) -> None:
-    first_tiles, end = header.first_tiles, chain.first_tile + chain.n_tiles
-    if end > first_tiles[-1]:
-        raise CorruptArchiveError(f"{chain} holds more tiles than there are: the file is damaged")
-    if chain.n_tiles * header.tile_shape[1] * header.tile_shape[2] > MAX_CHAIN_PIXELS:
-        raise CorruptArchiveError(f"{chain} claims {chain.n_tiles} tiles, more than 2^31 pixels: the file is damaged")
-    if chain.kind is Kind.BITS_BACK and not header.gammas:
-        raise CorruptArchiveError(f"{chain} needs a time schedule, and there is none: the file is damaged")
-    whole = all(first_tiles[bisect_left(first_tiles, tile)] == tile for tile in (chain.first_tile, end))
-    if chain.kind is Kind.JPEG_XL and not whole:
-        raise CorruptArchiveError(f"{chain} is JPEG XL, but divides an image: the file is damaged")
+    return Place(offset, n_bytes, chain.first_tile, chain.n_tiles, chain.kind, chain.coding)
 
 
 # The index
 
 
-def _pack_index(places: list[Place], copy: bytes) -> bytes:
-    packed = b"".join(_PLACE.pack(place.n_tiles, place.n_bytes) for place in places)
+def _place_bytes(header: Header) -> int:
+    return _PLACE.size if header.version == 1 else _PLACE_2.size
+
+
+def _pack_index(places: list[Place], copy: bytes, header: Header) -> bytes:
+    packed = b"".join(_pack_place(place, header) for place in places)
     return _INDEX.pack(INDEX_MAGIC, len(places), len(copy)) + packed + copy
 
 
-def _unpack_index(index: bytes, packed_header: bytes) -> list[Place]:
+def _pack_place(place: Place, header: Header) -> bytes:
+    if header.version == 1:
+        return _PLACE.pack(place.n_tiles, place.n_bytes)
+    return _PLACE_2.pack(place.kind, place.coding, 0, place.n_tiles, place.first_tile, place.n_bytes)
+
+
+def _unpack_index(index: bytes, packed_header: bytes, header: Header) -> list[Place]:
     magic, n_chains, n_copy = _INDEX.unpack_from(index) if len(index) >= _INDEX.size else (b"", 0, 0)
-    end = _INDEX.size + _PLACE.size * n_chains
+    end = _INDEX.size + _place_bytes(header) * n_chains
     if magic != INDEX_MAGIC or len(index) != end + n_copy or index[end:] not in (b"", packed_header):
         raise CorruptArchiveError("the archive's index is not whole: the file is damaged")
     places, offset, first_tile = [], len(packed_header), 0
-    for n_tiles, n_bytes in _PLACE.iter_unpack(index[_INDEX.size : end]):
-        places.append(Place(offset, n_bytes, first_tile, n_tiles))
-        offset, first_tile = offset + n_bytes, first_tile + n_tiles
+    if header.version == 1:
+        for n_tiles, n_bytes in _PLACE.iter_unpack(index[_INDEX.size : end]):
+            places.append(Place(offset, n_bytes, first_tile, n_tiles))
+            offset, first_tile = offset + n_bytes, first_tile + n_tiles
+        return places
+    for kind, coding, _, n_tiles, first_tile, n_bytes in _PLACE_2.iter_unpack(index[_INDEX.size : end]):
+        places.append(Place(offset, n_bytes, first_tile, n_tiles, kind, coding))
+        offset += n_bytes
     return places
 
 

@@ -7,12 +7,12 @@ from pathlib import PurePosixPath
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+from nelbo.data.image_formats import IMAGE_FORMATS
+
+FORMATS = tuple(each.pillow for each in IMAGE_FORMATS.values() if each.pillow)
 """What Pillow may decode: a data set is untrusted input, and Pillow knows formats that start programs."""
 
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pbm".split()  # noqa: SIM905
-)
+SUFFIXES = frozenset(suffix for each in IMAGE_FORMATS.values() if each.pillow for suffix in each.suffixes)
 
 _SAMPLES_PER_PIXEL = 277  # A tag of TIFF.
 
