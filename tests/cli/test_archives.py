@@ -272,7 +272,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, picture, monkeypatch, caps
         assert compress("x.png", "-o", "a.nelbo") == 130
         assert compress("x.png", "-o", "x.nelbo", "-f", "--rm") == 130
     with monkeypatch.context() as patch:
-        patch.setattr("nelbo.codec.image_files.Image.fromarray", interrupt)
+        patch.setattr("nelbo.codec.unpack.joined_file", interrupt)
         assert run("decompress", "x.nelbo", "-o", ".", "-f", "-q") == 130
     assert capsys.readouterr().err == "nelbo: interrupted\n" * 3
     assert sorted(tmp_path.rglob("*")) == before
