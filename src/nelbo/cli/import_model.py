@@ -66,23 +66,57 @@ class ImprovedDiffusion:
         """Writes the model folder."""
         from nelbo.interop.improved_diffusion import Given, import_improved_diffusion
 
-        given = Given(
-            steps=self.steps,
-            schedule=self.schedule,
-            size=self.size,
-            heads=self.heads,
-            heads_up=self.heads_up,
-            sigma_small=self.sigma_small,
-            predict_xstart=self.predict_xstart,
-            rescale_timesteps=self.rescale_timesteps,
-        )
-        import_improved_diffusion(self.checkpoint, self.out, given)
+        fields = {name: getattr(self, name) for name in Given.model_fields}
+        import_improved_diffusion(self.checkpoint, self.out, Given(**fields))
+
+
+@dataclass(frozen=True)
+class GuidedDiffusion:
+    """A state dict (.pt) of OpenAI's guided-diffusion; most of the network is told from its weights.
+
+    Attributes:
+        checkpoint: The checkpoint file, best that of the averaged weights.
+        out: The model folder to write.
+        steps: Its --diffusion_steps.
+        schedule: Its --noise_schedule.
+        size: Its --image_size.
+        heads: Its --num_heads.
+        heads_up: Its --num_heads_upsample; the same as heads if left out.
+        head_channels: Its --num_head_channels, in place of the number of heads.
+        new_attention_order: Its --use_new_attention_order.
+        sigma_small: Variances beta tilde in place of beta, of a checkpoint without learned ones.
+        predict_xstart: Its --predict_xstart: the network predicts the image.
+        rescale_timesteps: Its --rescale_timesteps.
+        force: Replace the folder if it exists.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    steps: int = 1000
+    schedule: Literal["linear", "cosine"] = "linear"
+    size: int = 64
+    heads: int = 4
+    heads_up: int | None = None
+    head_channels: int | None = None
+    new_attention_order: bool = False
+    sigma_small: bool = False
+    predict_xstart: bool = False
+    rescale_timesteps: bool = False
+    force: Annotated[bool, tyro.conf.arg(aliases=["-f"])] = False
+
+    def write(self) -> None:
+        """Writes the model folder."""
+        from nelbo.interop.guided_diffusion import GuidedGiven, import_guided_diffusion
+
+        fields = {name: getattr(self, name) for name in GuidedGiven.model_fields}
+        import_guided_diffusion(self.checkpoint, self.out, GuidedGiven(**fields))
 
 
 def import_model(
     source: Annotated[
         Annotated[OfficialVDM, tyro.conf.subcommand("official-vdm", prefix_name=False)]
-        | Annotated[ImprovedDiffusion, tyro.conf.subcommand("improved-diffusion", prefix_name=False)],
+        | Annotated[ImprovedDiffusion, tyro.conf.subcommand("improved-diffusion", prefix_name=False)]
+        | Annotated[GuidedDiffusion, tyro.conf.subcommand("guided-diffusion", prefix_name=False)],
         tyro.conf.arg(name=""),
     ],
 ) -> None:

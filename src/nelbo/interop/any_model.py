@@ -9,6 +9,7 @@ import torch
 
 from nelbo.errors import NelboError
 from nelbo.interop import diffusers, hub
+from nelbo.interop.guided_diffusion import GuidedDiffusionConfig
 from nelbo.interop.improved_diffusion import read_improved_diffusion
 from nelbo.interop.python_file import HINT, is_python_file, load_from_function
 from nelbo.models.folder import CONFIG, read_folder
@@ -65,8 +66,11 @@ def _from_hub(name: str | Path) -> Path:
 def _read(folder: Path) -> DiffusionModel:
     if diffusers.is_diffusers_folder(folder):
         return diffusers.read_diffusers(folder)
-    if _settings(folder / CONFIG).get("type") == "improved_diffusion":
+    kind = _settings(folder / CONFIG).get("type")
+    if kind == "improved_diffusion":
         return read_improved_diffusion(folder)
+    if kind == "guided_diffusion":
+        return read_improved_diffusion(folder, GuidedDiffusionConfig)
     return read_folder(folder)
 
 

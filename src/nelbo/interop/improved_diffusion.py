@@ -13,8 +13,9 @@ References:
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt, ValidationError
@@ -23,8 +24,8 @@ from torch import Tensor
 from nelbo.errors import NelboError
 from nelbo.interop.betas import BetaSchedule, named_betas
 from nelbo.interop.ddpm import DDPM, DDPMConfig
-from nelbo.interop.improved_diffusion_topology import Topology, topology
-from nelbo.interop.improved_diffusion_unet import UNetImproved
+from nelbo.interop.improved_diffusion_topology import Topology, Weights, topology
+from nelbo.interop.improved_diffusion_unet import Heads, UNetImproved
 from nelbo.models.config import Frozen, first_problem
 from nelbo.models.folder import CONFIG, WEIGHTS, read_text, read_weights, write_folder
 
@@ -32,8 +33,8 @@ THEIR_STEPS = 1000  # With rescale_timesteps the network sees timesteps as if th
 
 _CARD = """# A DDPM of {size}x{size} images
 
-Imported by `nelbo import improved-diffusion` from `{name}`, a checkpoint of
-[openai/improved-diffusion](https://github.com/openai/improved-diffusion); load it with `nelbo.load(FOLDER)`.
+Imported by `nelbo import {program}` from `{name}`, a checkpoint of
+[openai/{program}](https://github.com/openai/{program}); load it with `nelbo.load(FOLDER)`.
 
 | | |
 |---|---|
@@ -76,6 +77,10 @@ class ImprovedDiffusionConfig(Frozen):
 
     def build_net(self) -> UNetImproved:
         """Returns its network at its initialisation."""
+        return self.net_with(Heads(self.heads, self.heads_up))
+
+    def net_with(self, heads: Heads, resampling_blocks: bool = False) -> UNetImproved:
+        """Returns the network of some attention heads."""
         scale = THEIR_STEPS / self.n_steps if self.rescale_timesteps else 1.0
         channels = self.ddpm.image_shape[0]
         return UNetImproved(
@@ -85,11 +90,11 @@ class ImprovedDiffusionConfig(Frozen):
             self.net.multipliers,
             self.net.n_blocks,
             self.net.attention,
-            self.heads,
-            self.heads_up,
+            heads,
             self.ddpm.n_classes,
             self.net.modulated,
             scale,
+            resampling_blocks,
         )
 
 
@@ -129,15 +134,28 @@ def import_improved_diffusion(checkpoint: Path, out: Path, given: Given) -> None
         NelboError: If the file is damaged or no such checkpoint, or what is given does not fit it; nothing is
             written then.
     """
+    write_imported(
+        checkpoint, out, lambda weights: ImprovedDiffusionConfig(**told(weights, given)), "improved-diffusion"
+    )
+
+
+def write_imported(
+    checkpoint: Path, out: Path, config_of: Callable[[Weights], ImprovedDiffusionConfig], program: str
+) -> None:
+    """Writes the model folder of a checkpoint, whose weights a configuration of one of OpenAI's programs fits.
+
+    Raises:
+        NelboError: If the checkpoint cannot be read or does not fit; nothing is written then.
+    """
     weights = read_checkpoint(checkpoint)
     try:
-        config = _config(weights, given)
+        config = config_of(weights)
         _fill(config, weights)
     except ValidationError as error:
         raise NelboError(f"{checkpoint}: {first_problem(error)}") from None
     except NelboError as error:
         raise NelboError(f"{checkpoint}: {error}") from None
-    write_folder(out, weights, config, _card(config, checkpoint.name, weights))
+    write_folder(out, weights, config, _card(config, checkpoint.name, weights, program))
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -163,14 +181,18 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(name): weight.float().contiguous() for name, weight in content.items()}
 
 
-def read_improved_diffusion(folder: Path) -> DDPM:
-    """Returns the model in a folder that :func:`import_improved_diffusion` wrote, in evaluation mode.
+def read_improved_diffusion(folder: Path, kind: type[ImprovedDiffusionConfig] = ImprovedDiffusionConfig) -> DDPM:
+    """Returns the model in a folder that :func:`write_imported` wrote, in evaluation mode.
+
+    Args:
+        folder: The folder.
+        kind: Its configuration.
 
     Raises:
         NelboError: If the folder is damaged; the message names the file.
     """
     try:
-        config = ImprovedDiffusionConfig.model_validate_json(read_text(folder / CONFIG))
+        config = kind.model_validate_json(read_text(folder / CONFIG))
     except ValidationError as error:
         raise NelboError(f"{folder / CONFIG}: {first_problem(error)}") from None
     try:
@@ -179,8 +201,8 @@ def read_improved_diffusion(folder: Path) -> DDPM:
         raise NelboError(f"{folder}: {error}") from None
 
 
-def _config(weights: dict[str, Tensor], given: Given) -> ImprovedDiffusionConfig:
-    """Returns what the weights tell and what is given, together."""
+def told(weights: Weights, given: Given) -> dict[str, Any]:
+    """Returns what the weights tell and what is given, together: the fields of a configuration."""
     net, n_inputs, n_outputs, n_classes = topology(weights)
     if n_outputs not in (n_inputs, 2 * n_inputs):
         raise NelboError(f"the network reads {n_inputs} channels and writes {n_outputs}, neither as many nor twice")
@@ -189,20 +211,16 @@ def _config(weights: dict[str, Tensor], given: Given) -> ImprovedDiffusionConfig
         raise NelboError("the network learned its variances, so sigma_small does not apply: leave it out")
     fixed = "fixed_small" if given.sigma_small else "fixed_large"
     shape, prediction = (n_inputs, given.size, given.size), "x" if given.predict_xstart else "eps"
-    return ImprovedDiffusionConfig(
-        ddpm=DDPMConfig(
-            image_shape=shape,  # pyright: ignore[reportArgumentType]
-            prediction=prediction,
-            variance="learned_range" if is_learned else fixed,
-            n_classes=n_classes,
-        ),
-        net=net,
-        n_steps=given.steps,
-        schedule=given.schedule,
-        heads=given.heads,
-        heads_up=given.heads_up or given.heads,
-        rescale_timesteps=given.rescale_timesteps,
-    )
+    variance = "learned_range" if is_learned else fixed
+    return {
+        "ddpm": {"image_shape": shape, "prediction": prediction, "variance": variance, "n_classes": n_classes},
+        "net": net,
+        "n_steps": given.steps,
+        "schedule": given.schedule,
+        "heads": given.heads,
+        "heads_up": given.heads_up or given.heads,
+        "rescale_timesteps": given.rescale_timesteps,
+    }
 
 
 def _fill(config: ImprovedDiffusionConfig, weights: dict[str, Tensor]) -> DDPM:
@@ -212,7 +230,7 @@ def _fill(config: ImprovedDiffusionConfig, weights: dict[str, Tensor]) -> DDPM:
     missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unexpected:
         what = f"it lacks {missing[0]}" if missing else f"it holds, unexpectedly, {unexpected[0]}"
-        raise NelboError(f"no network of improved-diffusion: {what}")
+        raise NelboError(f"no network of improved-diffusion or guided-diffusion: {what}")
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:
             raise NelboError(f"{name} has shape {tuple(weights[name].shape)}, expected {shape}")
@@ -224,8 +242,9 @@ def _fill(config: ImprovedDiffusionConfig, weights: dict[str, Tensor]) -> DDPM:
     return model.eval()
 
 
-def _card(config: ImprovedDiffusionConfig, name: str, weights: dict[str, Tensor]) -> str:
+def _card(config: ImprovedDiffusionConfig, name: str, weights: Weights, program: str) -> str:
     return _CARD.format(
+        program=program,
         size=config.ddpm.image_shape[1],
         name=name,
         n_parameters=sum(weight.numel() for weight in weights.values()),

@@ -1,9 +1,12 @@
 """What the names and shapes of improved-diffusion's weights say about its network.
 
 Blocks of the way down are numbered through: 0 is the first convolution; a block with ``0.in_layers`` is a residual one,
-with attention if there is a ``1.qkv``; one with ``0.op`` halves the resolution, and so ends a level.
+with attention if there is a ``1.qkv``; one with ``0.op`` halves the resolution, and so ends a level. In
+guided-diffusion a residual block may do so, too, which nothing in its own weights shows: a second one in a block of the
+way up does.
 """
 
+import re
 from collections.abc import Mapping
 
 from pydantic import PositiveInt
@@ -61,6 +64,16 @@ def topology(weights: Weights) -> tuple[Topology, int, int, int]:
     return found, n_inputs, n_outputs, n_classes
 
 
+def has_resampling_blocks(weights: Weights) -> bool:
+    """Returns whether residual blocks change the resolution (their ``resblock_updown``)."""
+    return _n_doublings(weights) > 0
+
+
+def _n_doublings(weights: Weights) -> int:
+    """Returns how many residual blocks double the resolution: the second ones in a block of the way up."""
+    return sum(re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight", name) is not None for name in weights)
+
+
 def shape(weights: Weights, name: str, n_axes: int) -> tuple[int, ...]:
     """Returns the shape of one weight.
 
@@ -68,7 +81,7 @@ def shape(weights: Weights, name: str, n_axes: int) -> tuple[int, ...]:
         NelboError: If it is missing, empty or has another number of axes.
     """
     if name not in weights:
-        raise NelboError(f"no network of improved-diffusion: it lacks {name}")
+        raise NelboError(f"no network of improved-diffusion or guided-diffusion: it lacks {name}")
     found = tuple(weights[name].shape)
     if len(found) != n_axes or 0 in found:
         raise NelboError(f"{name} has shape {found}, expected {n_axes} axes, none empty")
@@ -86,5 +99,15 @@ def _levels(weights: Weights) -> list[list[str]]:
         elif f"{block}.0.op.weight" in weights:
             levels.append([])
         else:
-            return levels
+            break
         i += 1
+    n = _n_doublings(weights)
+    return _split(levels[0], n) if n and len(levels) == 1 else levels
+
+
+def _split(blocks: list[str], n_halvings: int) -> list[list[str]]:
+    """Returns the blocks of each level, without the last one of all but the last level, which halves the resolution."""
+    n, rest = divmod(len(blocks) + 1, n_halvings + 1)
+    if rest:
+        raise NelboError(f"the {len(blocks)} blocks of the way down do not make {n_halvings + 1} levels of one length")
+    return [blocks[i * n : (i + 1) * n - 1] for i in range(n_halvings + 1)]

@@ -1,21 +1,25 @@
-"""The U-Net of Nichol & Dhariwal (2021), under the parameter names of OpenAI's improved-diffusion.
+"""The U-Net of Nichol & Dhariwal (2021), under the parameter names of OpenAI's improved- and guided-diffusion.
 
 A layer here stands where theirs stands, so that their checkpoints, plain state dicts, fill it as they are: a block is a
 sequence of a residual block, perhaps attention, perhaps a change of resolution. Unlike our own networks it reads the
-timestep instead of gamma, and every feature of the way down is passed to the way up.
+timestep instead of gamma, and every feature of the way down is passed to the way up. guided-diffusion (2021b) adds
+residual blocks that change the resolution, heads of a given width, and another order of a head's channels.
 
 References:
     Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), appendix A.
     https://arxiv.org/abs/2102.09672
+    Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021b). https://arxiv.org/abs/2105.05233
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
 
 from nelbo.errors import NelboError
 from nelbo.nets.fourier import Stem
@@ -23,6 +27,32 @@ from nelbo.nets.norm import GroupNorm
 
 N_GROUPS = 32
 SLOWEST = 10_000  # The longest period of the timestep's embedding, over 2 pi.
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of a network, which its weights do not show.
+
+    Attributes:
+        down: Heads on the way down and in the middle.
+        up: Heads on the way up.
+        width: Channels of a head, in place of both numbers; None for these.
+        are_inner: Whether queries, keys and values each hold all heads (guided-diffusion's new order), instead of each
+            head its own queries, keys and values.
+    """
+
+    down: int
+    up: int
+    width: int | None = None
+    are_inner: bool = False
+
+    def of(self, n_channels: int, way: Literal["down", "up"]) -> int:
+        """Returns the number of heads of a layer."""
+        n = (self.down if way == "down" else self.up) if self.width is None else n_channels // self.width
+        if n < 1 or n_channels % n or (self.width is not None and n * self.width != n_channels):
+            given = f"{self.down} and {self.up}" if self.width is None else f"of {self.width} channels"
+            raise NelboError(f"the heads {given} must divide the {n_channels} channels")
+        return n
 
 
 class UNetImproved(nn.Module):
@@ -35,11 +65,11 @@ class UNetImproved(nn.Module):
         multipliers: Channels of each resolution as multiples of it, finest first.
         n_blocks: Residual blocks of each resolution on the way down; there is one more on the way up.
         attention: The resolutions with attention, as divisors of the finest.
-        heads: Attention heads on the way down and in the middle.
-        heads_up: Attention heads on the way up.
+        heads: Its attention heads.
         n_classes: Classes it is conditioned on; 0 for none.
         modulated: Whether the embedding scales and shifts the second norm of each block; otherwise it is added.
         time_scale: What timesteps are multiplied by.
+        resampling_blocks: Whether residual blocks change the resolution (their ``resblock_updown``).
 
     Raises:
         NelboError: If the norm's groups do not divide the channels, or the heads do not.
@@ -53,14 +83,15 @@ class UNetImproved(nn.Module):
         multipliers: Sequence[int],
         n_blocks: int,
         attention: Sequence[int],
-        heads: int,
-        heads_up: int,
+        heads: Heads,
         n_classes: int,
         modulated: bool,
         time_scale: float,
+        resampling_blocks: bool = False,
     ) -> None:
         super().__init__()
-        _check_channels(n_channels, heads, heads_up)
+        if n_channels < 1 or n_channels % N_GROUPS:
+            raise NelboError(f"the channels must be a multiple of the norm's {N_GROUPS} groups, got {n_channels}")
         self.n_channels, self.time_scale = n_channels, time_scale
         n_cond = 4 * n_channels
         self.time_embed = nn.Sequential(nn.Linear(n_channels, n_cond), nn.SiLU(), nn.Linear(n_cond, n_cond))
@@ -68,27 +99,32 @@ class UNetImproved(nn.Module):
             self.label_emb = nn.Embedding(n_classes, n_cond)
         widths = [n_channels * multiplier for multiplier in multipliers]
 
-        def block(n_in: int, level: int, n_heads: int) -> list[nn.Module]:
-            residual = Residual(n_in, widths[level], n_cond, modulated)
-            return [residual, Attention(widths[level], n_heads)] if 2**level in attention else [residual]
+        def block(n_in: int, level: int, way: Literal["down", "up"]) -> list[nn.Module]:
+            residual, width = Residual(n_in, widths[level], n_cond, modulated), widths[level]
+            return [residual, Attention(width, heads, way)] if 2**level in attention else [residual]
+
+        def resampled(width: int, to: Literal["half", "double"]) -> nn.Module:
+            if resampling_blocks:
+                return Residual(width, width, n_cond, modulated, to)
+            return Shrink(width) if to == "half" else Grow(width)
 
         down: list[list[nn.Module]] = [[Stem(n_image_channels, n_channels, fourier=())]]
         skips, n_in = [n_channels], n_channels
         for level, width in enumerate(widths):
             for _ in range(n_blocks):
-                down.append(block(n_in, level, heads))
+                down.append(block(n_in, level, "down"))
                 n_in = width
                 skips.append(width)
             if level < len(widths) - 1:
-                down.append([Shrink(width)])
+                down.append([resampled(width, "half")])
                 skips.append(width)
         ends = [Residual(n_in, n_in, n_cond, modulated) for _ in range(2)]
-        middle = [ends[0], Attention(n_in, heads), ends[1]]
+        middle = [ends[0], Attention(n_in, heads, "down"), ends[1]]
         up: list[list[nn.Module]] = []
         for level, width in reversed(list(enumerate(widths))):
             for i in range(n_blocks + 1):
-                grow = [Grow(width)] if level and i == n_blocks else []
-                up.append([*block(n_in + skips.pop(), level, heads_up), *grow])
+                grow = [resampled(width, "double")] if level and i == n_blocks else []
+                up.append([*block(n_in + skips.pop(), level, "up"), *grow])
                 n_in = width
         self.input_blocks = nn.ModuleList(nn.ModuleList(layers) for layers in down)
         self.middle_block = nn.ModuleList(middle)
@@ -120,20 +156,31 @@ class UNetImproved(nn.Module):
 
 
 class Residual(nn.Module):
-    """Norm, SiLU, convolution; the embedding; norm, SiLU, convolution; added to the input."""
+    """Norm, SiLU, convolution; the embedding; norm, SiLU, convolution; added to the input.
 
-    def __init__(self, n_in: int, n_out: int, n_cond: int, modulated: bool) -> None:
+    One that changes the resolution does so before its first convolution, and to its input.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_cond: int,
+        modulated: bool,
+        resolution: Literal["same", "half", "double"] = "same",
+    ) -> None:
         super().__init__()
-        self.modulated = modulated
+        self.modulated, self.resolution = modulated, resolution
         self.in_layers = nn.Sequential(_norm(n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(n_cond, 2 * n_out if modulated else n_out))
         conv = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.out_layers = nn.Sequential(_norm(n_out), nn.SiLU(), nn.Identity(), conv)  # Theirs has dropout third.
         self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
-    def forward(self, x: Float[Tensor, "b i h w"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b o h w"]:
-        """Returns the block's output at the input's resolution."""
-        h, condition = self.in_layers(x), self.emb_layers(cond)[:, :, None, None]
+    def forward(self, x: Float[Tensor, "b i h w"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b o h2 w2"]:
+        """Returns the block's output at its resolution."""
+        h, x = self.in_layers[2](resized(self.in_layers[:2](x), self.resolution)), resized(x, self.resolution)
+        condition = self.emb_layers(cond)[:, :, None, None]
         if not self.modulated:
             return self.skip_connection(x) + self.out_layers(h + condition)
         scale, shift = condition.chunk(2, dim=1)
@@ -141,12 +188,19 @@ class Residual(nn.Module):
         return self.skip_connection(x) + self.out_layers[1:](h)
 
 
-class Attention(nn.Module):
-    """Norm and attention over all positions, added to the input; a head's queries, keys and values stand together."""
+def resized(x: Float[Tensor, "b c h w"], to: str) -> Float[Tensor, "b c h2 w2"]:
+    """Returns features at the same resolution, at half of it (averages) or at twice (repeated pixels)."""
+    if to == "same":
+        return x
+    return avg_pool2d(x, 2) if to == "half" else interpolate(x, scale_factor=2, mode="nearest")
 
-    def __init__(self, n_channels: int, n_heads: int) -> None:
+
+class Attention(nn.Module):
+    """Norm and attention over all positions, added to the input."""
+
+    def __init__(self, n_channels: int, heads: Heads, way: Literal["down", "up"]) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.are_inner = heads.of(n_channels, way), heads.are_inner
         self.norm = _norm(n_channels)
         self.qkv = nn.Conv1d(n_channels, 3 * n_channels, 1)
         self.proj_out = nn.Conv1d(n_channels, n_channels, 1)
@@ -154,8 +208,9 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Returns the block's output."""
         flat = x.flatten(2)
-        heads = self.qkv(self.norm(flat)).unflatten(1, (self.n_heads, 3, -1)).transpose(-1, -2)
-        q, k, v = heads.unbind(2)
+        order = (3, self.n_heads, -1) if self.are_inner else (self.n_heads, 3, -1)
+        heads = self.qkv(self.norm(flat)).unflatten(1, order).transpose(-1, -2)
+        q, k, v = heads.unbind(1 if self.are_inner else 2)
         attended = scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(flat.shape)
         return (flat + self.proj_out(attended)).reshape(x.shape)
 
@@ -200,10 +255,3 @@ def _through(layers: nn.Module, h: Tensor, cond: Tensor) -> Tensor:
 
 def _norm(n_channels: int) -> GroupNorm:
     return GroupNorm(N_GROUPS, n_channels)
-
-
-def _check_channels(n_channels: int, heads: int, heads_up: int) -> None:
-    if n_channels < 1 or n_channels % N_GROUPS:
-        raise NelboError(f"the channels must be a multiple of the norm's {N_GROUPS} groups, got {n_channels}")
-    if heads < 1 or heads_up < 1 or n_channels % heads or n_channels % heads_up:
-        raise NelboError(f"the heads {heads} and {heads_up} must divide the {n_channels} channels")
