@@ -45,10 +45,13 @@ class Report:
         """Returns the report as a table, a row for each kernel and rule."""
         rows = {f"optimal, {name}": values for name, values in self.optimal.items()}
         rows |= {f"{name}, {self.reverse}": values for name, values in self.baselines.items()}
-        width = max(map(len, rows))
-        head = " " * width + "".join(f"{budget:>9}" for budget in self.budgets)
-        body = [name.ljust(width) + "".join(_cell(value) for value in values) for name, values in rows.items()]
-        return "\n".join([head, *body])
+        lines = {"": [str(budget) for budget in self.budgets]}
+        lines |= {name: [_cell(value) for value in values] for name, values in rows.items()}
+        name_width = max(map(len, lines))
+        width = max(9, 2 + max(len(cell) for cells in lines.values() for cell in cells))
+        return "\n".join(
+            name.ljust(name_width) + "".join(cell.rjust(width) for cell in cells) for name, cells in lines.items()
+        )
 
     def save_json(self, path: Path) -> None:
         """Writes the report as JSON, whole or not at all."""
@@ -112,7 +115,7 @@ def supported_kernels(table: ErrorTable) -> list[str]:
 
 
 def _cell(value: float) -> str:
-    return f"{value:9.4f}" if math.isfinite(value) else f"{'-':>9}"
+    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _jsonable(rows: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
