@@ -8,7 +8,6 @@ A survivor is a place where a test is missing, unless the change makes no differ
 
 import argparse
 import ast
-import json
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -106,49 +105,47 @@ def nearest(path: str) -> list[str]:
     return list(ordered)[:MAX_FILES]
 
 
-def passes(tests: list[str], copy: Path, cache: Path) -> bool:
-    """Returns whether tests pass with the copy of the source."""
+def passes(tests: list[str], copy: Path, cache: Path, seconds: float | None = SECONDS) -> bool:
+    """Returns whether tests pass with the copy of the source, in time."""
     environment = os.environ | {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
 
 
-def main() -> None:
-    """Prints each mutation with its fate, and the survivors."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options, survivors = parser.parse_args(), []
-    rng = random.Random(options.seed)
-    rooms = [[m for file in sorted((ROOT / "src/nelbo" / room).glob("*.py")) for m in mutants(file)] for room in ROOMS]
-    chosen = [rng.choice(rooms[i % len(rooms)]) for i in range(options.count)]
+def survivors(chosen: list[Mutant]) -> Iterator[Mutant]:
+    """Prints the fate of each mutation and yields those that no test notices."""
     with tempfile.TemporaryDirectory() as folder:
-        copy, shared, whole = Path(folder) / "src", Path(folder) / "cache", dict[str, bool]()
+        copy, shared = Path(folder) / "src", Path(folder) / "cache"
         shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if not passes(sorted({test for mutant in chosen for test in nearest(mutant.path)}), copy, shared, None):
+            raise SystemExit("the tests fail without any change: mend them first")
         for number, mutant in enumerate(chosen):
-            tests, target = nearest(mutant.path), Path(folder) / mutant.path
-            if mutant.path not in whole:
-                whole[mutant.path] = passes(tests, copy, shared)
-            if not whole[mutant.path]:
-                print(f"{mutant.path}: its tests fail without any change", flush=True)
-                continue
+            target = Path(folder) / mutant.path
             original = target.read_bytes()
             target.write_text(mutant.source, "utf-8")  # Loops are compiled anew: their cache does not see imports.
             cache = Path(folder) / f"cache{number}" if "compiled" in mutant.source else shared
-            survives = passes(tests, copy, cache)
+            survives = passes(nearest(mutant.path), copy, cache)
             target.write_bytes(original)
-            survivors += [mutant] if survives else []
             fate = "SURVIVES" if survives else "noticed "
             print(f"{fate} {mutant.path}:{mutant.line}\n    - {mutant.old}\n    + {mutant.new}", flush=True)
-    print(f"{len(survivors)} of {len(chosen)} mutations survive")
-    if options.out is not None:
-        rows = [{k: v for k, v in asdict(mutant).items() if k != "source"} for mutant in survivors]
-        options.out.write_text(json.dumps({"count": len(chosen), "survivors": rows}, indent=2) + "\n")
+            if survives:
+                yield mutant
+
+
+def main() -> None:
+    """Chooses mutations, the same number in each room, and prints how many survive."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    rooms = [[m for file in sorted((ROOT / "src/nelbo" / room).glob("*.py")) for m in mutants(file)] for room in ROOMS]
+    chosen = [rng.choice(rooms[i % len(rooms)]) for i in range(options.count)]
+    print(f"{len(list(survivors(chosen)))} of {len(chosen)} mutations survive")
 
 
 if __name__ == "__main__":
