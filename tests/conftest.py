@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ["fixtures.networks", "fixtures.toy_models", "fixtures.archives"]
+pytest_plugins = ["fixtures.new_members", "fixtures.networks", "fixtures.toy_models", "fixtures.archives"]
 
 torch.set_num_threads(1)
 settings.register_profile("laws", deadline=None, derandomize=True)

@@ -9,14 +9,18 @@ import torch
 from nelbo.ans.lanes import Lanes
 from nelbo.ans.message import Message
 from nelbo.codec.latent_coder import ChainCoder
-from nelbo.codec.make_plan import KERNELS, make_plan
+from nelbo.codec.make_plan import make_plan
 from nelbo.codec.plan import unpack_plan
 from nelbo.codec.residual_coder import FixedExit
 from nelbo.codec.residual_loops import log2_of, power_of
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import CorruptArchiveError, NelboError, StackEmptyError
 from nelbo.runtime.decimals import LOG_BITS, log_table, power_table
 from nelbo.time_schedule.chain import chain_bound
 
+CODABLE = [name for name, kernel in KERNELS.items() if not kernel.needs_range]
+# One step from pure noise to z_0: a standard deviation a thousand times the posterior's.
+REFUSED = {(name, "decoder", 2) for name in ("forward", "cautious")}
 EXITS = ("decoder", "channels", "causal")
 
 
@@ -34,13 +38,18 @@ def coder_of(small_model, small_frozen, tables):
     return make
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", CODABLE)
 @pytest.mark.parametrize("leave", EXITS)
 @pytest.mark.parametrize("gammas", [(-13.3, -9.0, -5.0, -1.0, 5.0), (-9.5, -4.0, 2.0), (-7.0,)])
 def test_decoding_undoes_encoding(coder_of, schedule_of, smooth_images, kernel, leave, gammas):
     if leave == "decoder":
         gammas = (-13.3, *(gammas[1:] or (1.0,)))  # One latent alone would be far from its prior.
-    coder = coder_of(schedule_of(kernel, leave, gammas))
+    schedule = schedule_of(kernel, leave, gammas)
+    if (kernel, leave, len(gammas)) in REFUSED:
+        with pytest.raises(NelboError, match="a standard deviation is outside what the tables hold"):
+            coder_of(schedule)
+        return
+    coder = coder_of(schedule)
     images, lanes = smooth_images(3).numpy(), Lanes(messages(3))
     before = [message.copy() for message in lanes.messages]
     coder.encode(lanes, images)
@@ -49,7 +58,7 @@ def test_decoding_undoes_encoding(coder_of, schedule_of, smooth_images, kernel, 
     assert list(lanes.messages) == before
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", CODABLE)
 @pytest.mark.parametrize("leave", EXITS)
 def test_the_length_is_the_bound(coder_of, schedule_of, small_model, smooth_images, kernel, leave):
     if (kernel, leave) == ("posterior", "decoder"):
@@ -128,6 +137,6 @@ def test_a_damaged_plan_is_refused(schedule_of, small_model):
             unpack_plan(packed, n_levels, shape)
 
 
-def test_an_unknown_kernel_is_refused(schedule_of, small_model):
-    with pytest.raises(NelboError, match="posterior, analytic, spectral"):
-        make_plan(small_model, schedule_of("forward", "causal"))
+def test_a_kernel_whose_variances_are_the_networks_is_refused_by_name(schedule_of, small_model):
+    with pytest.raises(NelboError, match=r"'learned-range', whose variances .* take posterior, forward"):
+        make_plan(small_model, schedule_of("learned-range", "causal"))

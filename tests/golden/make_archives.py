@@ -119,17 +119,22 @@ def schedule_of(model: VDM, kernel: str, leave: str, gammas: tuple[float, ...]) 
     """Returns a schedule of some levels, with numbers in the place of fitted ones."""
     n, rng = len(gammas) - 1, np.random.default_rng(0)
     axes = torch.linalg.qr(torch.from_numpy(rng.normal(size=(3, 3)))).Q
+    decoder = None if leave == "decoder" else exit_of(leave, rng)
+    tensors = {
+        "posterior": lambda: {},
+        "analytic": lambda: {"mean_squares": torch.from_numpy(rng.uniform(0.01, 0.3, n))},
+        "spectral": lambda: {"spectra": torch.from_numpy(rng.uniform(0.1, 0.5, (n, 3, 4, 8)))},
+    }[kernel]()
     return TimeSchedule(
         gammas=torch.tensor(gammas, dtype=torch.float64),
         reverse=kernel,
-        exit=None if leave == "decoder" else exit_of(leave, rng),
+        exit=decoder,
         fingerprint=fingerprint(model),
         image_shape=model.image_shape,
         n_steps=n if leave == "decoder" else n + 1,
         timesteps=None,
         prediction=None,
-        mean_squares=torch.from_numpy(rng.uniform(0.01, 0.3, n)) if kernel == "analytic" else None,
-        spectra=torch.from_numpy(rng.uniform(0.1, 0.5, (n, 3, 4, 8))) if kernel == "spectral" else None,
+        tensors=tensors,
         basis=Basis(axes, (4, 8)) if kernel == "spectral" else None,
     )
 

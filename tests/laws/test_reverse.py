@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from nelbo.diffusion.error_statistics import ErrorStatistics
 from nelbo.diffusion.gaussian import alpha, denoised, diffuse, over_image, posterior, sigma, transition
 from nelbo.diffusion.reverse import FIXED_KERNELS, KERNELS, Analytic, Spectral
 from nelbo.diffusion.spectral_basis import Basis, plain_basis, principal_axes
@@ -23,7 +24,11 @@ def make_spectral():
 
 
 def make(name):
-    return (FIXED_KERNELS | {"analytic": Analytic(0.37), "spectral": make_spectral()})[name]
+    spectral = make_spectral()
+    colours = spectral.basis.colours
+    covariance = torch.einsum("ka,kd,khw->adhw", colours, colours, spectral.spectrum)
+    errors = ErrorStatistics(SHAPE, torch.tensor(0.37).double(), covariance, spectral.basis, None)
+    return KERNELS[name].of_errors(errors)
 
 
 every = pytest.mark.parametrize("name", KERNELS)

@@ -15,7 +15,7 @@ def schedule(
     data: Path | None = None,
     table: Path | None = None,
     budgets: str = "4,8,16,32,64",
-    reverse: Literal["posterior", "forward", "learned-range", "analytic", "spectral"] = "spectral",
+    reverse: str = "spectral",
     exits: str = "decoder,channels,causal",
     fixed_ends: bool = False,
     gammas: int = 1000,
@@ -37,7 +37,7 @@ def schedule(
         data: The images to measure errors on, not those the schedules are judged on: a folder, zip, npz, parquet, ...
         table: An error table made before, in place of images; a bundled model comes with one.
         budgets: The numbers of network calls.
-        reverse: The reverse kernel of the schedules; the others are reported too.
+        reverse: The reverse kernel of the schedules; the report names the others and what they would cost.
         exits: How the chain may leave for the data: decoder is the model's own.
         fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
         gammas: Noise levels of the error table; a discrete-time model has its own.

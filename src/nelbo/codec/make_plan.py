@@ -14,14 +14,13 @@ from nelbo.codec.residual_loops import PREDICTION_BITS, WEIGHT_BITS
 from nelbo.diffusion.decoder import DiscretisedGaussian, Softmax
 from nelbo.diffusion.gaussian import alpha, sigma
 from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
-from nelbo.diffusion.reverse import Analytic, Posterior, Spectral
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import RESULT_BITS
 from nelbo.models.interface import DiffusionModel
 from nelbo.runtime.decimals import LOG_BITS
 from nelbo.time_schedule.schedule import TimeSchedule
 
-KERNELS = (Posterior.name, Analytic.name, Spectral.name)
 KAPPA = 0.5
 _GREYS = 128  # Grey levels for one unit of x.
 _X_BITS = COEFFICIENT_BITS - RESULT_BITS
@@ -50,8 +49,12 @@ def make_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPP
     Raises:
         NelboError: If the codec has no such kernel or decoder, or the steps are too long or short for its tables.
     """
-    if schedule.reverse not in KERNELS:
-        raise NelboError(f"the codec takes the reverse kernels {', '.join(KERNELS)}, not {schedule.reverse!r}")
+    if KERNELS[schedule.reverse].needs_range:
+        known = ", ".join(name for name, kernel in KERNELS.items() if not kernel.needs_range)
+        raise NelboError(
+            f"the codec cannot code with the reverse kernel {schedule.reverse!r}, whose variances are the network's: "
+            f"take {known}"
+        )
     gammas = schedule.gammas.double()
     signal, noise = alpha(gammas).numpy(), sigma(gammas).numpy()
     c = -torch.expm1(gammas[:-1] - gammas[1:]).numpy()
@@ -76,14 +79,21 @@ def make_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPP
 
 
 def _ratios(schedule: TimeSchedule) -> tuple[np.ndarray, Float64[np.ndarray, " n"]]:
-    r"""Returns the logs of :math:`\sqrt{1 + r C_k}` of the spectral kernel, and the one factor of the analytic one."""
-    r = torch.expm1(schedule.gammas[1:] - schedule.gammas[:-1])
-    if schedule.mean_squares is not None:
-        return np.zeros(0, np.uint8), torch.sqrt(1 + r * schedule.mean_squares).numpy()
-    if schedule.spectra is None:
-        return np.zeros(0, np.uint8), np.ones(len(r))
-    logs = torch.log1p(r[:, None, None, None] * schedule.spectra).numpy() * (0.5 * 2**RATIO_BITS / math.log(2))
-    return np.rint(np.clip(logs, 0, _MAX_RATIO)).astype(np.uint8), np.ones(len(r))
+    r"""Returns the standard deviations of each step over the posterior's, :math:`\sqrt R`.
+
+    They are one factor a step, or the logarithms of one a coordinate of a block of the basis.
+    """
+    ends, n = schedule.gammas.double(), len(schedule.gammas) - 1
+    if not n:
+        return np.zeros(0, np.uint8), np.ones(0)
+    logs = [schedule.kernel(i).log_ratio(ends[i : i + 1], ends[i + 1 : i + 2], None) for i in range(n)]
+    if all(log.numel() == 1 for log in logs):
+        return np.zeros(0, np.uint8), torch.exp(0.5 * torch.cat([log.flatten() for log in logs])).numpy()
+    if schedule.basis is None:
+        raise NelboError(f"the codec has no tables for {schedule.reverse!r}, a variance a pixel: take another kernel")
+    height, width = schedule.basis.block
+    block = torch.cat([log[..., :height, :width] for log in logs]).numpy() * (0.5 * 2**RATIO_BITS / math.log(2))
+    return np.rint(np.clip(block, 0, _MAX_RATIO)).astype(np.uint8), np.ones(n)
 
 
 def _exit(model: DiffusionModel, schedule: TimeSchedule) -> dict[str, object]:

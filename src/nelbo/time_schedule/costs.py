@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from nelbo.diffusion.reverse import KERNELS, log_beta_ratio
+from nelbo.diffusion.error_statistics import ErrorStatistics
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
-from nelbo.runtime.loops import compiled
 from nelbo.time_schedule.error_table import ErrorTable
-from nelbo.time_schedule.variance_histogram import range_cost
 
 OWN = "decoder"
 
@@ -86,41 +85,18 @@ def step_costs(table: ErrorTable, reverse: str) -> Float[np.ndarray, "m n"]:
         [gammas.new_tensor([table.subject.gamma_0 if table.subject.gamma_0 is not None else -1e3]), gammas]
     )
     result = np.full((len(lower), len(gammas)), np.inf)
-    for level in range(len(gammas)):
-        first = 0 if table.subject.gamma_0 is not None else 1
-        result[first : level + 1, level] = step_cost(table, reverse, level, lower[first : level + 1])
+    first = 0 if table.subject.gamma_0 is not None else 1
+    for level, errors in enumerate(table.statistics(range(len(gammas)))):
+        cost = step_cost(errors, reverse, gammas[level], lower[first : level + 1])
+        result[first : level + 1, level] = cost.numpy()
     return result
 
 
-def step_cost(table: ErrorTable, reverse: str, level: int, lower: Float[torch.Tensor, " s"]) -> Float[np.ndarray, " s"]:
-    """Returns the cost of the step from one level down to each of some others."""
-    gamma = table.gammas[level]
-    r, log_ratio, d = torch.expm1(gamma - lower), log_beta_ratio(lower, gamma.expand(len(lower))), table.n_dims
-    square = table.error[level, 0] / table.n_images[level]
-    if reverse == "posterior":
-        return (0.5 * r * square).numpy()
-    if reverse == "forward":
-        return 0.5 * (d * (torch.expm1(-log_ratio) + log_ratio) + r * torch.exp(-log_ratio) * square).numpy()
-    if reverse == "analytic":
-        return (0.5 * d * torch.log1p(r * square / d)).numpy()
-    if reverse == "spectral":
-        spectrum = table.spectrum(level)
-        return 0.5 * d / spectrum.numel() * _sum_log1p(r.numpy(), spectrum.flatten().numpy())
-    assert table.ranges is not None, "checked before"
-    return range_cost(table.ranges[level] / table.n_images[level], r, log_ratio).numpy()
-
-
-@compiled
-def _sum_log1p(r: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
-    """Returns the sum over k of ln(1 + r C_k) for each r: one logarithm for eight factors, which do not overflow."""
-    result = np.zeros(len(r))
-    for i in range(len(r)):
-        for start in range(0, len(spectrum), 8):
-            product = 1.0
-            for k in range(start, min(start + 8, len(spectrum))):
-                product *= 1.0 + r[i] * spectrum[k]
-            result[i] += np.log(product)
-    return result
+def step_cost(
+    errors: ErrorStatistics, reverse: str, gamma: Float[torch.Tensor, ""], lower: Float[torch.Tensor, " s"]
+) -> Float[torch.Tensor, " s"]:
+    """Returns the mean cost in nats of the steps from one level, whose errors are given, down to some others."""
+    return KERNELS[reverse].of_errors(errors).expected_kl(errors, lower, gamma.expand(len(lower)))
 
 
 def _exit_costs(
@@ -151,8 +127,8 @@ def _fitted_exit(table: ErrorTable, kind: str) -> Float[np.ndarray, " n"]:
 def _check(table: ErrorTable, reverse: str, exits: Sequence[str] | None) -> None:
     if reverse not in KERNELS:
         raise NelboError(f"no reverse kernel {reverse!r}; there are {', '.join(KERNELS)}")
-    if reverse == "learned-range" and table.ranges is None:
-        raise NelboError("the model has no learned variances, so 'learned-range' is no kernel of it")
+    if KERNELS[reverse].needs_range and table.ranges is None:
+        raise NelboError(f"the model has no learned variances, which the reverse kernel {reverse!r} needs")
     if not bool((table.n_images > 0).all()):
         raise NelboError("the error table is unfinished: not every level has seen an image; run its command again")
     for kind in exits or []:

@@ -9,6 +9,7 @@ One noise image per image serves all levels, so that costs vary smoothly from on
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nelbo.diffusion.bound import prior_kl_of
+from nelbo.diffusion.error_statistics import ErrorStatistics
 from nelbo.diffusion.residual_decoder import Exit
 from nelbo.diffusion.spectral_basis import Basis, plain_basis, principal_axes
 from nelbo.errors import NelboError
@@ -110,12 +112,19 @@ class ErrorTable:
         colours = symmetric(self.covariance[level].sum((1, 2)), len(plain.colours))
         return Basis(principal_axes(colours), plain.block)
 
-    def spectrum(self, level: int) -> Float[Tensor, "c bh bw"]:
-        """Returns the mean square of each coordinate of the mistake at a level, in the table's basis."""
+    def statistics(self, levels: Iterable[int]) -> Iterator[ErrorStatistics]:
+        """Yields the statistics of the errors at some levels, in the table's basis."""
         basis = self.basis()
         n_blocks = self.n_dims // (len(basis.colours) * basis.block[0] * basis.block[1])
-        mean = symmetric(self.covariance[level], len(basis.colours)) / (self.n_images[level] * n_blocks)
-        return torch.einsum("ac,ad,cdhw->ahw", basis.colours, basis.colours, mean).clamp(min=0)
+        for level in levels:
+            n = self.n_images[level]
+            covariance = symmetric(self.covariance[level], len(basis.colours)) / (n * n_blocks)
+            ranges = None if self.ranges is None else self.ranges[level] / n
+            yield ErrorStatistics(self.subject.image_shape, self.mean_square[level], covariance, basis, ranges)
+
+    def spectrum(self, level: int) -> Float[Tensor, "c bh bw"]:
+        """Returns the mean square of each coordinate of the error at a level, in the table's basis."""
+        return next(self.statistics([level])).spectrum
 
     def prior(self) -> Float[Tensor, " n"]:
         """Returns the mean KL(q(z_t | x) || p(z_1)) in nats of starting the chain at each level."""

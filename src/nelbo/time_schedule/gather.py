@@ -17,8 +17,8 @@ from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.draws import chain_draws
 from nelbo.diffusion.gaussian import denoised, diffuse
 from nelbo.diffusion.residual_decoder import Exit, fit_exit
-from nelbo.diffusion.reverse import LearnedRange
 from nelbo.diffusion.spectral_basis import Basis, plain_basis
+from nelbo.diffusion.variance_histogram import N_BINS, moments
 from nelbo.errors import NelboError
 from nelbo.models.fingerprint import fingerprint
 from nelbo.models.interface import DiffusionModel, check_seed
@@ -28,7 +28,6 @@ from nelbo.runtime.atomic import uninterrupted
 from nelbo.runtime.device import Precision, autocast, set_precision
 from nelbo.runtime.randomness import permutation
 from nelbo.time_schedule.error_table import ErrorTable, Subject, pairs
-from nelbo.time_schedule.variance_histogram import N_BINS, moments
 
 SITTING = 32  # Images that go through all levels before the next ones do; the first sitting also fits the exits.
 MAX_EXIT_LEVELS = 128
@@ -154,7 +153,7 @@ def empty_table(
         exits={kind: [] for kind in exit_kinds},
         exit_losses={kind: torch.zeros(len(exit_levels), 2, dtype=torch.float64) for kind in exit_kinds},
         exit_levels=exit_levels,
-        ranges=torch.zeros(n, N_BINS, 4, dtype=torch.float64) if isinstance(model.reverse, LearnedRange) else None,
+        ranges=torch.zeros(n, N_BINS, 4, dtype=torch.float64) if model.reverse.needs_range else None,
     )
     if exits_of is None:
         return empty

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from nelbo.diffusion.bound import to_bpd
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.time_schedule.costs import OWN, Costs, costs
 from nelbo.time_schedule.error_table import ErrorTable, standard_errors
@@ -92,7 +93,8 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
     gammas = table.gammas[levels]
     if through_z_0:
         gammas = torch.cat([gammas.new_tensor([table.subject.gamma_0]), gammas])
-    is_spectral = graph.reverse == "spectral"
+    kernels = [KERNELS[graph.reverse].of_errors(errors) for errors in table.statistics(uppers or levels[:1])]
+    names = kernels[0].tensors()  # A chain of no steps keeps tensors of no rows.
     return TimeSchedule(
         gammas=gammas,
         reverse=graph.reverse,
@@ -102,16 +104,9 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
         n_steps=len(levels),
         timesteps=tuple(levels) if table.subject.discrete else None,
         prediction=_prediction(table, graph, nodes, kind),
-        mean_squares=table.mean_square[uppers] if graph.reverse == "analytic" else None,
-        spectra=_spectra(table, uppers) if is_spectral else None,
-        basis=table.basis() if is_spectral else None,
+        tensors={name: torch.stack([kernel.tensors()[name] for kernel in kernels])[: len(uppers)] for name in names},
+        basis=kernels[0].basis,
     )
-
-
-def _spectra(table: ErrorTable, levels: Sequence[int]) -> torch.Tensor:
-    if not levels:
-        return torch.zeros(0, *table.spectrum(0).shape)
-    return torch.stack([table.spectrum(level) for level in levels])
 
 
 def _prediction(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> Prediction:

@@ -52,7 +52,6 @@ def _unit_cost(table: ErrorTable, reverse: str, level: int, levels: Float[Tensor
     """Returns the cost of the chain's step down from a level, over expm1 of the gammas' difference."""
     if levels is None:
         return table.error[level, 0] / table.n_images[level]
-    gamma = table.gammas[level]
+    gamma, errors = table.gammas[level], next(table.statistics([level]))
     lower = levels[levels < gamma][-1:]
-    cost = torch.from_numpy(step_cost(table, reverse, level, lower))[0]
-    return cost / torch.expm1(gamma - lower[0])
+    return step_cost(errors, reverse, gamma, lower)[0] / torch.expm1(gamma - lower[0])

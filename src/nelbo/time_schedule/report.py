@@ -111,7 +111,7 @@ def report(table: ErrorTable, schedules: Schedules, kernels: Sequence[str], budg
 
 def supported_kernels(table: ErrorTable) -> list[str]:
     """Returns the reverse kernels that a table's model can have."""
-    return [name for name in KERNELS if name != "learned-range" or table.ranges is not None]
+    return [name for name, kernel in KERNELS.items() if table.ranges is not None or not kernel.needs_range]
 
 
 def _cell(value: float) -> str:

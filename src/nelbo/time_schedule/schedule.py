@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nelbo.diffusion.bound import even_nodes
 from nelbo.diffusion.residual_decoder import Exit
-from nelbo.diffusion.reverse import FIXED_KERNELS, Analytic, ReverseKernel, Spectral
+from nelbo.diffusion.reverse import KERNELS, ReverseKernel
 from nelbo.diffusion.spectral_basis import Basis
 from nelbo.errors import NelboError
 from nelbo.models.fingerprint import fingerprint
@@ -21,6 +21,7 @@ from nelbo.runtime.atomic import new_file
 from nelbo.runtime.tensor_file import read_tensors
 
 FORMAT = "nelbo time schedule 1"
+_OWN_TENSORS = ("gammas", "exit.weights", "exit.scales", "basis.colours")  # Others are the reverse kernel's.
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class TimeSchedule:
         n_steps: K, the network calls an image: one a step, and one more where the exit reads the network's output.
         timesteps: Of a discrete-time model, the integer timestep of each level.
         prediction: What it should cost, where an error table says.
-        mean_squares: Of each step, the mistake's mean square per dimension at its upper end (analytic).
-        spectra: Of each step, the mistake's mean squares in the basis, shape (n, c, bh, bw) (spectral).
-        basis: The spectral kernel's basis.
+        tensors: By name, what the reverse kernel of each step holds, a row each; see
+            :meth:`nelbo.diffusion.reverse.ReverseKernel.tensors`.
+        basis: The basis in which the reverse kernels are diagonal; None is the pixels.
     """
 
     gammas: Float[Tensor, " m"]
@@ -68,8 +69,7 @@ class TimeSchedule:
     n_steps: int
     timesteps: tuple[int, ...] | None
     prediction: Prediction | None
-    mean_squares: Float[Tensor, " n"] | None = None
-    spectra: Float[Tensor, "n c bh bw"] | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     basis: Basis | None = None
 
     @property
@@ -84,14 +84,8 @@ class TimeSchedule:
 
     def kernel(self, step: int) -> ReverseKernel:
         """Returns p(z_s | z_t) of the step from ``gammas[step + 1]`` down to ``gammas[step]``."""
-        if self.reverse == "analytic":
-            assert self.mean_squares is not None
-            return Analytic(self.mean_squares[step].item())
-        if self.reverse == "spectral":
-            assert self.basis is not None
-            assert self.spectra is not None
-            return Spectral(self.basis, self.basis.spread(self.spectra[step], self.image_shape))
-        return FIXED_KERNELS[self.reverse]
+        row = {name: tensor[step] for name, tensor in self.tensors.items()}
+        return KERNELS[self.reverse].of_tensors(row, self.basis, self.image_shape)
 
     def check_model(self, model: DiffusionModel) -> None:
         """Raises NelboError if a model is not the one the schedule was made for."""
@@ -104,13 +98,11 @@ class TimeSchedule:
 
     def save(self, path: str | Path) -> None:
         """Writes the schedule as safetensors, whole or not at all."""
-        tensors = {"gammas": self.gammas}
+        tensors = {"gammas": self.gammas, **self.tensors}
         if self.exit is not None:
             tensors |= {"exit.weights": self.exit.weights, "exit.scales": self.exit.scales}
-        if self.mean_squares is not None:
-            tensors["mean_squares"] = self.mean_squares
-        if self.spectra is not None and self.basis is not None:
-            tensors |= {"spectra": self.spectra, "basis.colours": self.basis.colours}
+        if self.basis is not None:
+            tensors["basis.colours"] = self.basis.colours
         header = {"format": FORMAT, "schedule": json.dumps(self._header())}
         with new_file(Path(path)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
@@ -157,8 +149,7 @@ def _from_file(header: dict[str, object], tensors: dict[str, Tensor]) -> TimeSch
         image_shape=tuple(shape),  # pyright: ignore
         timesteps=None if steps is None else tuple(steps),  # pyright: ignore
         prediction=None if prediction is None else Prediction(**prediction),  # pyright: ignore
-        mean_squares=tensors.get("mean_squares"),
-        spectra=tensors.get("spectra"),
+        tensors={name: tensor for name, tensor in tensors.items() if name not in _OWN_TENSORS},
         basis=None if block is None else Basis(tensors["basis.colours"], tuple(block)),  # pyright: ignore
         **fields,  # pyright: ignore
     )
