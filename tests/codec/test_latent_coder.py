@@ -20,7 +20,7 @@ from nelbo.time_schedule.chain import chain_bound
 
 CODABLE = [name for name, kernel in KERNELS.items() if not kernel.needs_range]
 # One step from pure noise to z_0: a standard deviation a thousand times the posterior's.
-REFUSED = {(name, "decoder", 2) for name in ("forward", "cautious")}
+REFUSED = {(name, "decoder", 2) for name in ("forward", "analytic", "cautious")}
 EXITS = ("decoder", "channels", "causal")
 
 

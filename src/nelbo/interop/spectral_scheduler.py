@@ -59,9 +59,8 @@ def spectral_scheduler(model: DDPM, schedules: Mapping[int, TimeSchedule]) -> An
 
 
 def _packed(schedule: TimeSchedule) -> str:
-    """Returns a schedule as text, its spectra in float32."""
-    if schedule.spectra is not None:
-        schedule = replace(schedule, spectra=schedule.spectra.float())
+    """Returns a schedule as text, what its reverse kernels hold in float32."""
+    schedule = replace(schedule, tensors={name: tensor.float() for name, tensor in schedule.tensors.items()})
     with tempfile.TemporaryDirectory() as folder:
         schedule.save(Path(folder) / "schedule")
         return base64.b64encode((Path(folder) / "schedule").read_bytes()).decode()
