@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,6 +35,7 @@ from nelbo.runtime.atomic import new_file
 from nelbo.runtime.tensor_file import read_tensors
 
 _KEY = "nelbo.frozen"
+MAX_KNOWN = 16  # Known answers: each executor computes all of them before its first call.
 
 
 class Cost(BaseModel):
@@ -50,7 +51,7 @@ class Cost(BaseModel):
         data: What they were.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bpd: float
     difference_bpd: float
     standard_error: float
@@ -73,7 +74,7 @@ class Header(BaseModel):
         known_gammas: Gammas of the known answers.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     executor_version: Literal[1]  # EXECUTOR_VERSION
     program: Program
     model_sha256: str
@@ -81,7 +82,7 @@ class Header(BaseModel):
     gamma_1: float
     n_limbs: int
     cost: Cost | None = None
-    known_gammas: tuple[float, ...] = ()
+    known_gammas: Annotated[tuple[float, ...], Field(max_length=MAX_KNOWN)] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class FrozenModel:
         executor: ``auto`` for the fastest that gives the known answers, or one of ``EXECUTORS``.
 
     Raises:
-        NelboError: If the executor is unknown or cannot run it, or a tensor is missing.
+        NelboError: If a tensor does not fit the program or a sum may not be exact (:class:`IntegerNetwork`), the
+            executor is unknown, or it cannot run the network.
     """
 
     def __init__(
@@ -192,7 +194,12 @@ class FrozenModel:
         header = _parse(text, str(path))
         if digest(text, tensors) != metadata.get("sha256"):
             raise NelboError(f"{path} is damaged: its contents do not have the SHA-256 it states; copy it again")
-        model = cls(header, tensors, device, executor)
+        if not header.known_gammas:
+            raise NelboError(f"{path} holds no known answers, so no executor can be checked: freeze the model again")
+        try:
+            model = cls(header, tensors, device, executor)
+        except NelboError as error:
+            raise NelboError(f"{path}: {error}") from None
         model._text = text  # As the file has it: another version of nelbo may write the same header otherwise.
         return model
 
@@ -237,10 +244,12 @@ def _parse(text: str, source: str) -> Header:
         return Header.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        if field == "executor_version":
+        if problem["loc"] == ("executor_version",):
+            given = ascii(problem.get("input"))[:20]
             raise NelboError(
-                f"{source} is for version {problem.get('input')} of the integer executor, this is {EXECUTOR_VERSION}: "
+                f"{source} is for version {given} of the integer executor, this is {EXECUTOR_VERSION}: "
                 "install the nelbo that it was made with, or freeze the model again"
             ) from None
-        raise NelboError(f"{source} is damaged: {field}: {problem['msg']}") from None
+        field = ".".join(str(part) for part in problem["loc"])
+        what = ascii(f"{field:.80}: {problem['msg']:.200}")[1:-1]  # A file may name its fields as it likes.
+        raise NelboError(f"{source} is damaged: {what}") from None
