@@ -1,7 +1,7 @@
 """The bound of a data set: an exact pass over every image, each term with its standard error."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,10 +79,16 @@ class Evaluation:
         """The three terms by name."""
         return {"prior": self.prior, "reconstruction": self.reconstruction, "diffusion": self.diffusion}
 
-    def save(self, path: Path) -> None:
-        """Writes the result as JSON, whole or not at all; the standard error of a single image is null."""
+    def save(self, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Writes the result as JSON, whole or not at all; the standard error of a single image is null.
+
+        Args:
+            path: Where to.
+            provenance: Where the result comes from, of :func:`nelbo.models.provenance.provenance`.
+        """
+        fields = asdict(self) if provenance is None else {**asdict(self), "provenance": provenance}
         with new_file(path) as temporary:
-            temporary.write_text(json.dumps(_without_nan(asdict(self)), indent=2) + "\n")
+            temporary.write_text(json.dumps(_without_nan(fields), indent=2) + "\n")
 
 
 def evaluate(

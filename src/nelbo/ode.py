@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,9 +65,16 @@ class OdeEvaluation:
         cost = f"rtol {self.rtol:g}, atol {self.atol:g}, {self.n_evaluations:.0f} network evaluations a draw"
         return f"{line}\n{how}, {cost}, float32, seed {self.seed}"
 
-    def save(self, path: Path) -> None:
-        """Writes the result as JSON, whole or not at all; the standard error of a single image is null."""
+    def save(self, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Writes the result as JSON, whole or not at all; the standard error of a single image is null.
+
+        Args:
+            path: Where to.
+            provenance: Where the result comes from, of :func:`nelbo.models.provenance.provenance`.
+        """
         fields = {name: None if value != value else value for name, value in asdict(self).items()}
+        if provenance is not None:
+            fields["provenance"] = provenance
         with new_file(path) as temporary:
             temporary.write_text(json.dumps(fields, indent=2) + "\n")
 

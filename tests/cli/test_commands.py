@@ -14,6 +14,7 @@ from nelbo.cli.main import main
 from nelbo.data import open_images
 from nelbo.evaluation import evaluate, table
 from nelbo.models.folder import load
+from nelbo.models.provenance import provenance
 from nelbo.runtime.bundled import bundled_images, bundled_models
 from nelbo.sampling import sample
 
@@ -35,7 +36,9 @@ def test_eval_prints_and_writes_what_the_api_returns(steps, place, capsys):
     assert said.out.startswith(table([result]) + "\n")
     assert said.out.endswith("float32, seed 5\n")
     assert said.err == ""
-    assert json.loads((place / "results" / "bound.json").read_text()) == asdict(result)
+    written = json.loads((place / "results" / "bound.json").read_text())
+    assert written.pop("provenance") == json.loads(json.dumps(provenance(model, "model", images, 5)))
+    assert written == asdict(result)
     assert [path.name for path in (place / "results").iterdir()] == ["bound.json"]
 
 

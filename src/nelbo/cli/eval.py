@@ -56,6 +56,7 @@ def evaluate(
     from nelbo.evaluation import evaluate as measure
     from nelbo.evaluation import table
     from nelbo.interop.any_model import load
+    from nelbo.models.provenance import provenance
     from nelbo.ode import ode_likelihood
     from nelbo.runtime.atomic import check_writable
     from nelbo.runtime.device import choose_device
@@ -74,10 +75,10 @@ def evaluate(
             )
             print(flow.summary())
             if json is not None:
-                flow.save(json)
+                flow.save(json, provenance(loaded, model, images, seed))
             return
         result = measure(loaded, images, n_steps, seed, passes, batch_size, precision, advance)
     print(table([result]))
     print(f"bits per dimension ± standard error; {result.precision}, seed {result.seed}")
     if json is not None:
-        result.save(json)
+        result.save(json, provenance(loaded, model, images, seed))

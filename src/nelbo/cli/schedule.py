@@ -55,9 +55,11 @@ def schedule(
         raise NelboError("give --data or --table, not both: a table stands for images it was measured on")
 
     from nelbo.cli.gathering import gather, loaded_table
+    from nelbo.data.open import open_images
     from nelbo.interop.any_model import load
     from nelbo.interop.ddpm import DDPM
     from nelbo.interop.export import pipeline_schedules, save_timesteps
+    from nelbo.models.provenance import provenance
     from nelbo.runtime.atomic import check_writable
     from nelbo.runtime.bundled import bundled_tables
     from nelbo.runtime.device import choose_device
@@ -76,7 +78,8 @@ def schedule(
     result = report(errors, found, supported_kernels(errors), wanted)
     for budget, each in result.schedules.items():
         each.save(out / f"{budget}.safetensors")
-    result.save_json(out / "schedules.json")
+    seen = None if data is None else open_images(data)
+    result.save_json(out / "schedules.json", provenance(loaded, model, seen, seed))
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
     if reverse == "spectral" and (warning := doubt(errors)):

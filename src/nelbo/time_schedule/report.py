@@ -53,8 +53,13 @@ class Report:
             name.ljust(name_width) + "".join(cell.rjust(width) for cell in cells) for name, cells in lines.items()
         )
 
-    def save_json(self, path: Path) -> None:
-        """Writes the report as JSON, whole or not at all."""
+    def save_json(self, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Writes the report as JSON, whole or not at all.
+
+        Args:
+            path: Where to.
+            provenance: Where the report comes from, of :func:`nelbo.models.provenance.provenance`.
+        """
         content: dict[str, Any] = {
             "unit": "bits per dimension, predicted from the error table",
             "reverse": self.reverse,
@@ -65,6 +70,7 @@ class Report:
             "baselines": _jsonable(self.baselines),
             "schedules": {str(budget): _described(schedule) for budget, schedule in self.schedules.items()},
             "note": SAMPLE_NOTE,
+            **({} if provenance is None else {"provenance": provenance}),
         }
         with new_file(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

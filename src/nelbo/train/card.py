@@ -1,12 +1,15 @@
 """The model card that a run writes beside its weights."""
 
+import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nelbo.data.images import Images, describe
 from nelbo.evaluation import Evaluation
+from nelbo.models.provenance import provenance
 from nelbo.train.loop import Trainer
 
 _TEMPLATE = """# A variational diffusion model of {kind} images
@@ -20,6 +23,12 @@ Trained by `nelbo train`; load it with `nelbo.load(FOLDER)`.
 | device | {device}, {precision} |
 | parameters | {n_parameters} |
 | bound on {n_test} images of {test} | {bound} |
+
+## Where it comes from
+
+```json
+{provenance}
+```
 
 The weights are the run's exponential moving average. The configuration stands in `config.json`.
 """
@@ -41,7 +50,13 @@ def card(trainer: Trainer, test: Images | None, result: Evaluation | None) -> st
         n_test=result.n_images if result else 0,
         test=Path(test.name).name if test else "a test set",
         bound=_bound(result) if result else "not measured",
+        provenance=json.dumps(trained_from(trainer), indent=2),
     )
+
+
+def trained_from(trainer: Trainer) -> dict[str, Any]:
+    """Returns where the averaged model comes from; its name is that of its folder."""
+    return provenance(trainer.average.model, "this folder", trainer.data, trainer.config.seed)
 
 
 def _bound(result: Evaluation) -> str:
