@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.data.arrays import from_array
+from nelbo.data.arrays import Labels, as_images
 from nelbo.data.images import Images
 from nelbo.diffusion import bound
 from nelbo.diffusion.bound import Bound, BoundedModel, to_bpd
@@ -102,6 +102,7 @@ def evaluate(
     progress: Callable[[int], object] = lambda n: None,
     table: ErrorTable | None = None,
     world: World | None = None,
+    labels: Labels | None = None,
 ) -> Evaluation:
     """Returns the bound of every image of a data set, averaged.
 
@@ -112,8 +113,7 @@ def evaluate(
 
     Args:
         model: The model.
-        data: The images, of the model's shape: a data set, or a tensor of pixel values. A class-conditional model needs
-            a data set with labels.
+        data: The images, of the model's shape: a data set, or a tensor of pixel values.
         n_steps: T of the T-step chain, or a time schedule, or None for continuous time (of a discrete-time model, all
             its levels). A time schedule is walked as a whole in each pass; ``"all"`` walks all levels of a
             discrete-time model, as many network calls an image.
@@ -124,12 +124,13 @@ def evaluate(
         progress: Called with the number of images done since the last call.
         table: The model's error table, on images like these.
         world: The processes that share the images; each of them makes this call. By default there is this one.
+        labels: With a tensor of images, the class of each, integers of any type; a data set has its own.
 
     Raises:
         NelboError: If the set is empty, its images do not fit the model, the model's output is no number, or a setting
             is out of range, or the time schedule or table is another model's, or labels that it needs are missing.
     """
-    data = data if isinstance(data, Images) else from_array(data)
+    data = as_images(data, labels)
     check_fits(model, data)
     _check_steps(model, n_steps)
     check_seed(seed)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.data.arrays import from_array
+from nelbo.data.arrays import Labels, as_images
 from nelbo.data.images import Images
 from nelbo.diffusion.bound import to_bpd
 from nelbo.diffusion.decoder import to_unit
@@ -90,6 +90,7 @@ def ode_likelihood(
     seed: int = 0,
     batch_size: int = 32,
     progress: Callable[[int], object] = lambda n: None,
+    labels: Labels | None = None,
 ) -> OdeEvaluation:
     r"""Returns the code length of every image of a data set by probability flow, averaged.
 
@@ -112,12 +113,13 @@ def ode_likelihood(
         seed: The randomness.
         batch_size: Images a network call.
         progress: Called with the number of images done since the last call.
+        labels: With a tensor of images, the class of each, integers of any type; a data set has its own.
 
     Raises:
         NelboError: If the images do not fit the model, the model is one of discrete time, torchdiffeq is missing, the
             integrator fails, the result is no number, or a setting is out of range.
     """
-    data = data if isinstance(data, Images) else from_array(data)
+    data = as_images(data, labels)
     tolerances = Tolerances(rtol, atol)
     check_ode_settings(model, dequantisation, trace, n_samples, batch_size, seed)
     check_fits(model, data)

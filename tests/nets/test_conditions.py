@@ -122,7 +122,7 @@ def test_labels_that_do_not_fit_are_refused_in_one_line():
     built, plain = model(NETS["unet_multiscale"], 4), model(NETS["unet_multiscale"])
     for given, message in (
         (None, "4 classes: every image needs a label"),
-        (torch.tensor([0, 1]), r"int64 of shape \(3,\)"),
+        (torch.tensor([0, 1]), r"integers of shape \(3,\)"),
         (torch.tensor([0, 1, 4]), "from 0 to 3 of the model, got 0 to 4"),
         (torch.tensor([0, -1, 2]), "got -1 to 2"),
     ):

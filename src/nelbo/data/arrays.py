@@ -1,6 +1,6 @@
 """Images held in one array: in memory, in an .npz, or memory-mapped from an .npy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -34,17 +34,39 @@ class ArrayImages(Images):
         return np.asarray(self.pixels[indices])
 
 
-def from_array(array: np.ndarray | Tensor, name: str = "array", labels: np.ndarray | None = None) -> Images:
+Labels = np.ndarray | Tensor | Sequence[int]
+
+
+def as_images(data: Images | np.ndarray | Tensor, labels: Labels | None = None) -> Images:
+    """Returns a data set as it is, and an array as one, with the class of each image where there are any.
+
+    Raises:
+        NelboError: If labels are given with a data set, which has its own; see :func:`from_array` too.
+    """
+    if not isinstance(data, Images):
+        return from_array(data, labels=labels)
+    if labels is not None:
+        raise NelboError(
+            f"{data.name} is a data set with labels of its own: give labels= with an array of images alone"
+        )
+    return data
+
+
+def from_array(array: np.ndarray | Tensor, name: str = "array", labels: Labels | None = None) -> Images:
     """Returns the images of an array, without copying it.
 
     Args:
         array: uint8, shaped N H W, N H W C or N C H W, with C = 1 or 3. Where both of the last two fit, an
             array is taken channels last, as image libraries have it, and a tensor channels first, as torch.
         name: What to call them in messages.
-        labels: Integers, one per image.
+        labels: The class of each image, integers of any type: an array, a tensor or a list.
 
     Raises:
         NelboError: The array or the labels are of another type or shape, or there are no images.
+
+    Example:
+        >>> from_array(np.zeros((2, 32, 32, 3), np.uint8), labels=[3, 8]).labels
+        array([3, 8])
     """
     if isinstance(array, Tensor):
         pixels = _channels_first(array.detach().cpu().numpy(), name, channel_axes=(1, 3))
@@ -154,9 +176,10 @@ def _channels_first(array: np.ndarray, name: str, channel_axes: tuple[int, int])
     raise NelboError(wanted)
 
 
-def _checked_labels(labels: np.ndarray | None, n_images: int, name: str) -> Int64[np.ndarray, " n"] | None:
+def _checked_labels(labels: Labels | None, n_images: int, name: str) -> Int64[np.ndarray, " n"] | None:
     if labels is None:
         return None
+    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != (n_images,):
         found = f"labels of type {labels.dtype} and shape {labels.shape}"
         raise NelboError(f"{name} has {found}: expected {n_images} integers, one for each image")

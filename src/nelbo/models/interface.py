@@ -9,7 +9,7 @@ from itertools import chain
 from numbers import Integral
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 
 from nelbo.diffusion import bound
@@ -140,9 +140,10 @@ class DiffusionModel(nn.Module, ABC):
             return
         if labels is None:
             raise NelboError(f"the model has {self.n_classes} classes: every image needs a label")
-        if labels.dtype != torch.int64 or labels.shape != (n_images,):
+        is_integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not is_integer or labels.shape != (n_images,):
             raise NelboError(
-                f"labels must be int64 of shape ({n_images},), got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"labels must be integers of shape ({n_images},), got {labels.dtype} of shape {tuple(labels.shape)}"
             )
         if bool((labels < 0).any() | (labels >= self.n_classes).any()):
             raise NelboError(
@@ -156,7 +157,7 @@ class DiffusionModel(nn.Module, ABC):
         images: UInt8[Tensor, "b c h w"],
         n_steps: int | None = None,
         seed: int = 0,
-        labels: Int64[Tensor, " b"] | None = None,
+        labels: Integer[Tensor, " b"] | None = None,
     ) -> Bound:
         """Returns an unbiased estimate of the bound of each image from one network evaluation an image.
 
@@ -176,7 +177,7 @@ class DiffusionModel(nn.Module, ABC):
         check_seed(seed)
         self.eval()
         draws = evaluation_draws(range(len(images)), self.image_shape, seed)
-        model = self.given(None if labels is None else labels.to(self.device))
+        model = self.given(None if labels is None else labels.to(self.device, torch.int64))
         return bound.bound(model, images.to(self.device), to_device(draws, self.device), n_steps)
 
 

@@ -22,7 +22,7 @@ def labels_of(model: DiffusionModel, data: Images) -> Int64[Tensor, " n"] | None
     if data.labels is None:
         raise NelboError(
             f"{data.name} has no labels, which a model of {model.n_classes} classes needs: "
-            "pass an .npz file with an array 'labels'"
+            "pass labels= with a tensor of images, or an .npz file with an array 'labels'"
         )
     labels = torch.from_numpy(data.labels)
     try:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from nelbo.data.arrays import from_array
+from nelbo.data.arrays import Labels, as_images
 from nelbo.data.images import Images
 from nelbo.diffusion.bound import exit_loss
 from nelbo.diffusion.decoder import to_unit
@@ -53,6 +53,7 @@ def error_table(
     exits_of: ErrorTable | None = None,
     exit_kinds: Sequence[str] = EXIT_KINDS,
     progress: Callable[[ErrorTable, Progress], object] = lambda table, progress: None,
+    labels: Labels | None = None,
 ) -> ErrorTable:
     """Returns the error table of a model on images.
 
@@ -68,12 +69,13 @@ def error_table(
         exit_kinds: Which exits to fit and measure, of ``channels`` and ``causal``.
         progress: Called after each batch with the table so far, which is complete in itself and stays so: it grows by
             whole levels, whenever the gathering is interrupted.
+        labels: With a tensor of images, the class of each, integers of any type; a data set has its own.
 
     Raises:
         NelboError: If the images do not fit the model, a setting is out of range, ``start`` is the table of something
             else, or the model's output is no number.
     """
-    data = data if isinstance(data, Images) else from_array(data)
+    data = as_images(data, labels)
     check_fits(model, data)
     check_seed(seed)
     if not batch_size >= 1:
