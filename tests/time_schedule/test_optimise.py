@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from nelbo.diffusion.draws import chain_draws
 from nelbo.errors import NelboError
+from nelbo.time_schedule.chain import chain_bound
+from nelbo.time_schedule.gather import error_table
 from nelbo.time_schedule.optimise import optimal_schedules
 
-from fixtures.schedule_cases import ENDS, N_LEVELS, kernels_of, models
+from fixtures.schedule_cases import ENDS, MODELS, N_LEVELS, kernels_of, models
 
 
 @models
@@ -64,3 +67,21 @@ def test_an_unfinished_table_is_refused(gathered):
     table.n_images[3] = 0
     with pytest.raises(NelboError, match="unfinished"):
         optimal_schedules(table)
+
+
+@pytest.mark.parametrize("reverse", ["posterior", "spectral"])
+@pytest.mark.parametrize("kind", ["decoder", "channels", "causal"])
+@models
+def test_the_standard_error_is_the_bootstraps_or_above(make_model, make_pixels, model_name, kind, reverse):
+    """Over resampled images; where a single term varies, the two are the same."""
+    model, images = make_model(*MODELS[model_name]), make_pixels(24)
+    table = error_table(model, images, n_gammas=N_LEVELS, precision="float32")
+    eps_0, eps = chain_draws(range(24), model.image_shape, 0)
+    resampled = torch.randint(24, (2000, 24), generator=torch.Generator().manual_seed(0))
+    for k in (1, 2, 8):
+        schedule = optimal_schedules(table, [k], reverse, [kind])[k]
+        bpd = chain_bound(model.given(), schedule, images, eps_0, eps).bpd
+        bootstrap = bpd[resampled].mean(1).std().item()
+        assert schedule.prediction_error > 0.93 * bootstrap
+        if k == 1 and not (model_name == "vdm" and kind == "decoder"):
+            assert schedule.prediction_error < 1.2 * bootstrap

@@ -11,7 +11,8 @@ an integral over t, estimated at one random time (eq. 17), drawn evenly or where
 its :class:`Draws`; drawing them is the caller's business, so that any estimate can be repeated exactly.
 
 References:
-    Variational Diffusion Models (Kingma et al., 2021), section 3.4 and 4. https://arxiv.org/abs/2107.00630
+    Variational Diffusion Models (Kingma et al., 2021), "Variational lower bound" and "Discrete-time model".
+    https://arxiv.org/abs/2107.00630
 """
 
 import math

@@ -25,7 +25,8 @@ spectral      :math:`\ln(1 + r\, C_k)`                        here, C the mean o
 ============= =============================================== ==============================================
 
 References:
-    Variational Diffusion Models (Kingma et al., 2021), eq. 7 and appendix A. https://arxiv.org/abs/2107.00630
+    Variational Diffusion Models (Kingma et al., 2021), "Reverse time generative model" and appendix A.
+    https://arxiv.org/abs/2107.00630
     Denoising Diffusion Probabilistic Models (Ho et al., 2020), section 3.2. https://arxiv.org/abs/2006.11239
     Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15. https://arxiv.org/abs/2102.09672
     Estimating the Optimal Covariance with Imperfect Mean in Diffusion Probabilistic Models (Bao et al., 2022), which

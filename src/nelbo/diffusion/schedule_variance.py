@@ -12,7 +12,7 @@ where :math:`p \propto \sqrt{\mathbb E[e^2]}`, and is :math:`\tfrac14 (\int \sqr
 there. So errors on a grid of gammas, measured once, give the variance under any schedule, and the least one.
 
 References:
-    Variational Diffusion Models (Kingma et al., 2021), section 5 and appendix I. https://arxiv.org/abs/2107.00630
+    Variational Diffusion Models (Kingma et al., 2021), "Variance minimization" and appendix I. https://arxiv.org/abs/2107.00630
 """
 
 import math

@@ -13,7 +13,7 @@ their namesakes.
 ``WEIGHTINGS`` is the table of them all; a new one is one entry plus its formula.
 
 References:
-    Variational Diffusion Models (Kingma et al., 2021), section 5.1. https://arxiv.org/abs/2107.00630
+    Variational Diffusion Models (Kingma et al., 2021), "Weighted diffusion loss". https://arxiv.org/abs/2107.00630
     Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation (Kingma & Gao, 2023), sections 3, 4
     and appendix D. https://arxiv.org/abs/2303.00848
 """

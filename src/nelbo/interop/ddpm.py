@@ -2,7 +2,7 @@ r"""A pre-trained DDPM, any network of (z, timestep) with its betas, as a diffus
 
 Its pixels and latents differ from ours by changes of units, which leave the bound as it is: :mod:`nelbo.interop.units`.
 One thing alone depends on them. The variance :math:`\beta` of a pair, unlike :math:`\tilde\beta`, is in our units
-:math:`c_t^2 / c_s^2` times theirs: 1 for neighbours, and for pixels in [-1, 1] never below 0.992.
+:math:`c_s^2 / c_t^2` times theirs: 1 for neighbours, never below 1, and for pixels in [-1, 1] at most 1.008.
 
 References:
     Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239

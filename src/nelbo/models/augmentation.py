@@ -9,7 +9,7 @@ the transformations are applied in the order in which they are named.
 
 References:
     Distribution Augmentation for Generative Modeling (Jun et al., 2020). ICML.
-    Variational Diffusion Models (Kingma et al., 2021), section 5.1. https://arxiv.org/abs/2107.00630
+    Variational Diffusion Models (Kingma et al., 2021), "Experiments". https://arxiv.org/abs/2107.00630
 """
 
 from collections.abc import Callable, Sequence

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from nelbo.diffusion.bound import to_bpd
+from nelbo.diffusion.gaussian import alpha
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.time_schedule.costs import OWN, Costs, costs
@@ -110,22 +111,35 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
 
 
 def _prediction(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> Prediction:
-    levels = [node - 1 for node in nodes[1:]]
     prior, leave = graph.entry[nodes[-1]], graph.edges[0, nodes[1]]
     reconstruction = leave
     if kind == OWN and table.subject.gamma_0 is not None:
         reconstruction = (table.decoder[0, 0] / table.n_decoded).item()
     total = path_bpd(table, graph, nodes)
     bits = [_bpd(table, nats) for nats in (prior, reconstruction)]
-    return Prediction(total, _standard_error(table, graph, nodes, levels), bits[0], total - sum(bits), bits[1])
+    return Prediction(total, _standard_error(table, graph, nodes, kind), bits[0], total - sum(bits), bits[1])
 
 
-def _standard_error(table: ErrorTable, graph: Costs, nodes: Sequence[int], levels: Sequence[int]) -> float:
-    """Returns the standard error of the predicted bound, as if all steps' costs moved with the mistakes together."""
+def _standard_error(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> float:
+    """Returns the standard error over images of the predicted bound, as if all its terms moved together."""
+    first, last = nodes[1] - 1, nodes[-1] - 1
     relative = standard_errors(table.error, table.n_images) / (table.error[:, 0] / table.n_images)
-    steps = [graph.edges[s, t] for s, t in pairwise(nodes)]
-    nats = sum(step * relative[level].item() for step, level in zip(steps, levels, strict=True))
-    return _bpd(table, nats)
+    steps = [(graph.edges[s, t], t - 1) for s, t in pairwise(nodes[1:])]
+    if kind == OWN and table.subject.gamma_0 is not None:
+        steps.append((graph.steps[0, first], first))
+    of_prior = 0.5 * alpha(table.gammas[last]).square() * standard_errors(table.square[None], table.n_decoded)
+    nats = sum(step * relative[level].item() for step, level in steps)
+    return _bpd(table, nats + _exit_error(table, kind, first) + of_prior.item())
+
+
+def _exit_error(table: ErrorTable, kind: str, level: int) -> float:
+    """Returns the standard error in nats of what leaving for the data from a level costs."""
+    sums, n = table.decoder[-1 if len(table.decoder) == 1 else level], int(table.n_images[level])
+    if kind != OWN:
+        sums = table.exit_losses[kind][int(torch.searchsorted(table.exit_levels, level))]
+    elif table.subject.gamma_0 is not None:
+        n = table.n_decoded
+    return standard_errors(sums[None], n).item()
 
 
 def _bpd(table: ErrorTable, nats: float) -> float:

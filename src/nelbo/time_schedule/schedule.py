@@ -30,7 +30,7 @@ class Prediction:
 
     Attributes:
         bpd: The bound.
-        standard_error: Of the bound, over images; an upper limit, as if errors at all levels moved together.
+        standard_error: Of the bound, over images; an upper limit, as if all its terms moved together.
         prior: KL(q(z | x) || p(z)) where the chain enters.
         diffusion: All steps.
         reconstruction: The exit.

@@ -39,7 +39,7 @@ class TrainConfig(Frozen):
         warmup_images: Images over which the learning rate rises linearly from zero.
         betas: Decay rates of AdamW's moments.
         weight_decay: Share of the weights taken away each step, times the learning rate.
-        clip_norm: Largest norm of the gradient of the bound in bits per dimension.
+        clip_norm: Largest norm of the gradient of the bound in bits per dimension; None for no clipping.
         ema_rate: Decay of the weight average, reached gradually.
         flip: Whether images are mirrored at random, without telling the network; ``model.augment`` tells it.
         n_held_out: Images at the end of the training set that are kept for choosing, where no test set is given.
@@ -60,7 +60,7 @@ class TrainConfig(Frozen):
     warmup_images: int = Field(default=12800, ge=0)
     betas: tuple[_Rate, _Rate] = (0.9, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
     ema_rate: _Rate = 0.9999
     flip: bool = False
     n_held_out: int = Field(default=0, ge=0)

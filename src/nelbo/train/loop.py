@@ -135,7 +135,8 @@ class Trainer:
 
     def _clip(self) -> None:
         """Clips the gradient of each function that training descends, the bound and the mean square of its estimate."""
-        norms = [nn.utils.clip_grad_norm_(parameters, self.config.clip_norm).item() for parameters in self.clipped]
+        largest = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norms = [nn.utils.clip_grad_norm_(parameters, largest).item() for parameters in self.clipped]
         self.gradient_norm = norms[0]
         for norm in norms:
             if not math.isfinite(norm):
