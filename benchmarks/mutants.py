@@ -2,8 +2,8 @@
 
     python benchmarks/mutants.py --count 40 --seed 0
 
-Which places are changed, and how, depends on the seed and on the source alone. Everything happens in a copy of ``src``.
-A survivor is a place where a test is missing, unless the change makes no difference: read each one.
+What is changed depends on the seed and on the source alone, and only in a copy of ``src``. Where a change survives, a
+test is missing, unless it makes no difference: read each one.
 """
 
 import argparse
@@ -23,12 +23,11 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("diffusion", "time_schedule", "ans", "integer")
 MAX_FILES = 6  # Of tests, for each mutation.
 SECONDS = 300  # A mutation that makes the tests run longer is noticed.
-OTHER: dict[type[ast.AST], type[ast.AST]] = {
-    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
-    **{ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.And: ast.Or, ast.Or: ast.And},
-    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Mod: ast.FloorDiv},
-}
+PAIRS: tuple[tuple[type[ast.AST], type[ast.AST]], ...] = (
+    *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.And, ast.Or)),
+    *((ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.FloorDiv, ast.Mod), (ast.LShift, ast.RShift)),
+)
+OTHER: dict[type, type] = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def mutants(path: Path) -> list[Mutant]:
 
 def nearest(path: str) -> list[str]:
     """Returns the files of tests that bear a module's name, then those that import it, then those of its room."""
-    room, module = Path(path).parts[-2], Path(path).stem
+    module, room = Path(path).with_suffix("").parts[1:], Path(path).parts[2]
     near = (
-        lambda test: test.stem == f"test_{module}",
-        lambda test: f"nelbo.{room}.{module} import" in test.read_text("utf-8"),
+        lambda test: test.stem == f"test_{module[-1]}",
+        lambda test: f"{'.'.join(module)} import" in test.read_text("utf-8"),
         lambda test: test.parent.name == room,
     )
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -143,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    rooms = [[m for file in sorted((ROOT / "src/nelbo" / room).glob("*.py")) for m in mutants(file)] for room in ROOMS]
+    rooms = [[m for file in sorted((ROOT / "src/nelbo" / room).rglob("*.py")) for m in mutants(file)] for room in ROOMS]
     chosen = [rng.choice(rooms[i % len(rooms)]) for i in range(options.count)]
     print(f"{len(list(survivors(chosen)))} of {len(chosen)} mutations survive")
 
