@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,24 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(new, error, tmp_path):
     with pytest.raises(NelboError, match=r"cannot write .*x: the disk is full"), new(tmp_path / "x"):
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from nelbo.runtime.atomic import new_file, new_folder
+with new_file(Path(sys.argv[1]) / "a.nelbo"), new_folder(Path(sys.argv[1]) / "model") as folder:
+    (folder / "weights").write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, whether a process lives is not asked")
+def test_what_a_killed_process_left_goes_with_the_next_run_in_that_folder(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    (tmp_path / ".mine.txt").write_text("hidden")
+    with new_file(tmp_path / "living.txt") as living:
+        left = [path.name for path in tmp_path.iterdir() if "nelbo-" in path.name and path != living]
+        assert left == []  # And this process' own is there.
+        assert living.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.txt", "living.txt"]

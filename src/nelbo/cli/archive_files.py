@@ -10,9 +10,8 @@ from typing import IO, TYPE_CHECKING
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from nelbo.integer.frozen_model import FrozenModel
+    from nelbo.runtime.meter import Meter
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -129,9 +128,9 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def meter(quiet: bool, total: int | None = None) -> Iterator["tqdm"]:
-    """Yields a progress bar in tiles, with the time that is left, on standard error; none where it fails at once."""
-    from tqdm import tqdm
+def meter(quiet: bool, total: int = 0) -> Iterator["Meter"]:
+    """Yields what counts tiles, and shows on standard error how far they are and what time is left."""
+    from nelbo.runtime.meter import Meter
 
-    with tqdm(total=total, unit="tile", disable=True if quiet else None, smoothing=0, delay=0.1) as bar:
+    with Meter(total, "tile", quiet=quiet) as bar:
         yield bar

@@ -196,9 +196,9 @@ def _write(
             say(str(estimate))
         with meter(quiet, header.first_tiles[-1]) as bar:
             if groups is None:
-                codec.write(stream, source, bar.update, workers)
+                codec.write(stream, source, bar.advance, workers)
             else:
-                codec.assemble(stream, source, groups, bar.update)
+                codec.assemble(stream, source, groups, bar.advance)
 
 
 def _summarise(codec: "Codec", source: "FileSource", out: Path, verbose: bool) -> None:

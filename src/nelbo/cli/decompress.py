@@ -59,7 +59,7 @@ def decompress(
 
     def restore(archive: Path) -> None:
         with input_stream(archive) as stream, meter(quiet) as bar:
-            header, found = read_archive(stream, given, lanes, bar.update, n_workers(workers))
+            header, found = read_archive(stream, given, lanes, bar.advance, n_workers(workers))
             bar.total = header.first_tiles[-1]
             names = _chosen(header, members)
             if str(out) == "-":
@@ -135,7 +135,7 @@ def check(
 
     def test(archive: Path) -> None:
         with input_stream(archive) as stream, meter(quiet) as bar:
-            header, found = read_archive(stream, given, lanes, bar.update, n_workers(workers))
+            header, found = read_archive(stream, given, lanes, bar.advance, n_workers(workers))
             bar.total = header.first_tiles[-1]
             for entry, _ in found:
                 if verbose:
@@ -174,7 +174,7 @@ def recover(
     def restore(archive: Path) -> None:
         restored, problems = set[str](), []
         with input_stream(archive, seekable=True) as stream, meter(quiet) as bar:
-            header, found = recover_archive(stream, given, lanes, bar.update)
+            header, found = recover_archive(stream, given, lanes, bar.advance)
             bar.total = header.first_tiles[-1]
             unpacked, modified = Unpacked(out or Path(), force), _times(header)
             for entry, content in found:

@@ -2,16 +2,23 @@
 
 import errno
 import os
+import platform
+import re
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp, mkstemp
 
 from nelbo.errors import NelboError
 
+_HOST = sha256(platform.node().encode()).hexdigest()[:8]
+_TEMPORARY = re.compile(rf"\..*\.nelbo-{_HOST}-([0-9]+)-.*", re.DOTALL)
+_OLD = ".old"  # What a folder that was replaced is called meanwhile: it is no draft, and is kept.
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -25,7 +32,7 @@ def new_file(path: Path) -> Iterator[Path]:
     _check_replaceable(path)
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = mkstemp(prefix=f".{path.name[:32]}.", suffix=path.suffix, dir=path.parent)
+        handle, name = mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
         os.close(handle)
     temporary = Path(name)
     try:
@@ -50,7 +57,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise NelboError(f"{path} is a file: choose another place for the folder")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(mkdtemp(prefix=_prefix(path), dir=path.parent))
     try:
         with _spacious(path):
             yield temporary
@@ -62,6 +69,41 @@ def new_folder(path: Path) -> Iterator[Path]:
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    """Returns how a temporary name begins: it says which process of which machine will rename it.
+
+    What killed processes left in that folder goes first.
+    """
+    _clean(path.parent.resolve())
+    return f".{path.name[:32]}.nelbo-{_HOST}-{os.getpid()}-"
+
+
+@cache
+def _clean(folder: Path) -> None:
+    """Removes temporary files and folders of dead processes of this machine, once a folder."""
+    for path in folder.glob(f".*.nelbo-{_HOST}-*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or path.name.endswith(_OLD) or _is_alive(int(match[1])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # There, asking by a signal would end it.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # It is another user's.
+        return True
+    return True
 
 
 def check_writable(path: Path) -> None:
@@ -86,7 +128,7 @@ def _check_replaceable(path: Path) -> None:
 
 def _replace_folder(new: Path, path: Path) -> None:
     """Moves what was at a path aside, the new folder in, and only then removes the old."""
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}{_OLD}")
     if path.exists():
         path.replace(old)
     new.replace(path)
