@@ -19,9 +19,9 @@ import torch
 import nelbo
 from nelbo.ans.lanes import Lanes
 from nelbo.ans.message import Message
+from nelbo.ans.tables import build_tables
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.plan_store import budgets_of, named_plan
-from nelbo.codec.reading import standard_tables
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel, Prediction
 from nelbo.runtime.atomic import new_file
@@ -103,7 +103,7 @@ def _seconds(call: Callable[[], object]) -> float:
 def coding(network: TimedNetwork, images: np.ndarray, budget: int, n_lanes: int) -> Row:
     """Returns images a second each way for one image a lane, and what shares of the time there are."""
     plan = named_plan(network, budget)
-    coder = ChainCoder(network, plan.plan, plan.gammas, standard_tables())
+    coder = ChainCoder(network, plan.plan, plan.gammas, build_tables())
     words = np.random.default_rng(0).integers(0, 2**32, (n_lanes, N_WORDS), np.uint32)
     lanes = TimedLanes([Message.seeded(row) for row in words])
     batch, decoded = images[:n_lanes], []

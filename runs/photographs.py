@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from codec import jpeg_xl_bytes, pillow_bytes
 
+from nelbo.ans.tables import build_tables
 from nelbo.codec.blocks import decode_chains, encode_chains
 from nelbo.codec.codec import Codec
 from nelbo.codec.image_files import open_source
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import Choice, Pixels, Source, Span, jpeg_xl_chain
 from nelbo.codec.plan_store import named_plan
-from nelbo.codec.reading import standard_tables
 from nelbo.codec.tiles import cut
 from nelbo.container.entries import Entry
 from nelbo.container.header import Header
@@ -75,7 +75,7 @@ def ours(name: str, frozen: FrozenModel, budget: int, photos: list[tuple[Entry, 
     All are coded side by side, a lane each, which changes no byte.
     """
     plan = named_plan(frozen, budget)
-    coder = ChainCoder(frozen, plan.plan, plan.gammas, standard_tables())
+    coder = ChainCoder(frozen, plan.plan, plan.gammas, build_tables())
     tiles = [cut(pixels, frozen.image_shape) for _, pixels in photos]
     chains = encode_chains(coder, tiles, [0] * len(tiles))
     whole = [chain for chain in chains if chain is not None]

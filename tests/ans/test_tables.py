@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from nelbo.ans.tables import (
-    Tables,
     build_tables,
     cumulative_integers,
     mean_integers,
     rate_integers,
     sharpness_integers,
 )
-from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.errors import NelboError
 
 
 def test_tables_hold_the_functions(tables):
@@ -24,40 +23,14 @@ def test_tables_hold_the_functions(tables):
 
 
 def test_tables_are_pinned():
-    # No exact value is within 1e-6 of a rounding boundary, where a libm's last digit could decide (see below).
     assert build_tables().digest() == "12dce892bab45b11d1ccd650c64b7ce298bed155784d7283fd1f12674f2bca68"
 
 
-def test_no_libm_can_change_the_tables():
+def test_no_table_depends_on_the_last_digits():
     t = torch.arange(1, 3072, dtype=torch.float64) / 256 - 6
     for exact in (torch.special.ndtr(t).numpy(), np.exp(-np.arange(3073) / 128)):
         fraction = np.modf(exact * 2**30)[0]
         assert np.abs(fraction - 0.5).min() > 1e-6
-
-
-def test_tables_survive_storage(tables):
-    again = Tables.from_arrays({name: array.copy() for name, array in tables.arrays().items()})
-    assert again.digest() == tables.digest()
-    assert [array.nbytes for array in tables.arrays().values()] == [12_292, 12_292]
-
-
-@pytest.mark.parametrize("name", ["cdf", "exp"])
-@pytest.mark.parametrize("change", ["missing", "short", "float", "end", "bump"])
-def test_damaged_tables_are_refused(tables, name, change):
-    arrays = {key: array.copy() for key, array in tables.arrays().items()}
-    match change:
-        case "missing":
-            del arrays[name]
-        case "short":
-            arrays[name] = arrays[name][:-1]
-        case "float":
-            arrays[name] = arrays[name].astype(np.float32)
-        case "end":
-            arrays[name][-1] ^= 1
-        case "bump":
-            arrays[name][700] = 2**31
-    with pytest.raises(CorruptArchiveError, match=name):
-        Tables.from_arrays(arrays)
 
 
 def test_parameters_are_rounded():

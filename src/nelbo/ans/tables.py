@@ -1,7 +1,7 @@
 r"""The integers that take the place of :math:`\Phi` and :math:`\exp` when symbols are coded.
 
-Libm is not the same everywhere, so the coder calls none of it. Two functions are tabulated once, when a model is
-frozen, and kept in the model file:
+Libm is not the same everywhere, so the coder calls none of it. Two functions are tabulated in decimal arithmetic, which
+is correctly rounded and so the same on every machine; the format names the SHA-256 of both:
 
 .. math:: T_i = \mathrm{round}\bigl(2^{30} \, \Phi(i / 256 - 6)\bigr), \qquad
           E_i = \mathrm{round}\bigl(2^{30} \, e^{-i / 128}\bigr)
@@ -12,15 +12,15 @@ serves every phase and every scale, where a table for each pair of them would ta
 """
 
 import hashlib
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from decimal import Decimal
+from functools import cached_property, lru_cache
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped, UInt32
+from jaxtyping import Float64, Int64, UInt32
 
-from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.errors import NelboError
+from nelbo.runtime.decimals import exact_decimals
 
 PROBABILITY_BITS = 24
 MASS_BITS = 30  # Of the tables' values.
@@ -35,12 +35,13 @@ N_GREYS = 256
 MAX_GREY_MEAN = 1024 << MEAN_BITS
 MIN_RATE, MAX_RATE = 1 << 14, 1 << 32  # 1024 to 1/256 lattice steps a standard deviation.
 MIN_SHARPNESS, MAX_SHARPNESS = 1 << 16, 1 << 44  # 181 to 1/91 grey levels a standard deviation.
-_LENGTHS = {"cdf": (2 * REACH << CDF_GRID_BITS) + 1, "exp": (DECAY << EXP_GRID_BITS) + 1}
+_DIGITS, _NEGLIGIBLE = 30, Decimal("1e-24")  # No value is within 1e-15 of where rounding turns.
+_PI = Decimal("3.14159265358979323846264338327950288")
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The tabulated functions, as the model file holds them.
+    """The tabulated functions.
 
     Attributes:
         cdf: The normal distribution function on [-6, 6], at 256 points a unit, times 2^30.
@@ -49,29 +50,6 @@ class Tables:
 
     cdf: UInt32[np.ndarray, " n"]
     exp: UInt32[np.ndarray, " m"]
-
-    def arrays(self) -> dict[str, UInt32[np.ndarray, " _"]]:
-        """Returns what the model file is to hold, by name."""
-        return {"cdf": self.cdf, "exp": self.exp}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> "Tables":
-        """Returns the tables that a model file holds, the inverse of :meth:`arrays`.
-
-        Raises:
-            CorruptArchiveError: If a table is missing, or is not monotone between its end values.
-        """
-        for name, length in _LENGTHS.items():
-            table = arrays.get(name)
-            if table is None or table.dtype != np.uint32 or table.shape != (length,):
-                raise CorruptArchiveError(
-                    f"table {name!r} is not {length} numbers of 32 bits: the model file is damaged, freeze it again"
-                )
-            ends = (0, 1 << MASS_BITS) if name == "cdf" else (1 << MASS_BITS, 0)
-            steps = np.diff(table.astype(np.int64)) * (1 if name == "cdf" else -1)
-            if (int(table[0]), int(table[-1])) != ends or steps.min() < 0:
-                raise CorruptArchiveError(f"table {name!r} is not monotone: the model file is damaged, freeze it again")
-        return cls(*(np.ascontiguousarray(arrays[name]) for name in _LENGTHS))
 
     @cached_property
     def quantiles(self) -> Float64[np.ndarray, " q"]:
@@ -85,19 +63,33 @@ class Tables:
 
     def digest(self) -> str:
         """Returns the SHA-256 of both tables, little-endian, one after the other."""
-        return hashlib.sha256(b"".join(table.astype("<u4").tobytes() for table in self.arrays().values())).hexdigest()
+        return hashlib.sha256(b"".join(table.astype("<u4").tobytes() for table in (self.cdf, self.exp))).hexdigest()
 
 
+@lru_cache(maxsize=1)
 def build_tables() -> Tables:
-    r"""Computes the tables by ``math.erfc`` and ``math.exp``, to be kept: once a model is frozen they are never redone.
+    r"""Computes the tables, with :math:`\Phi(t) = \tfrac12 + \varphi(t) \sum_k t^{2k+1} / (2k + 1)!!`.
 
     The outermost values of the distribution function are 0 and 1, so that a window's mass is all of it.
     """
-    grid = np.arange(_LENGTHS["cdf"]) / (1 << CDF_GRID_BITS) - REACH
-    cdf = _rounded([0.5 * math.erfc(-t / math.sqrt(2)) for t in grid])
+    grid = [Decimal(i) / (1 << CDF_GRID_BITS) for i in range((REACH << CDF_GRID_BITS) + 1)]
+    with exact_decimals(_DIGITS):
+        above = [_normal_above_mean(t) for t in grid]
+        half, decay = Decimal(1) / 2, (Decimal(-1) / (1 << EXP_GRID_BITS)).exp()
+        cdf = _rounded([half - p for p in above[:0:-1]] + [half + p for p in above])
+        exp = _rounded([decay**i for i in range((DECAY << EXP_GRID_BITS) + 1)])
     cdf[0], cdf[-1] = 0, 1 << MASS_BITS
-    exp = _rounded([math.exp(-i / (1 << EXP_GRID_BITS)) for i in range(_LENGTHS["exp"])])
     return Tables(cdf, exp)
+
+
+def _normal_above_mean(t: Decimal) -> Decimal:
+    """Returns how much of a normal distribution lies between its mean and t standard deviations above."""
+    square, term, total, k = t * t, t, t, 1
+    while term > _NEGLIGIBLE:
+        k += 2
+        term *= square / k
+        total += term
+    return total * (-square / 2).exp() / (2 * _PI).sqrt()
 
 
 def mean_integers(means: Float64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
@@ -138,8 +130,8 @@ def cumulative_integers(probabilities: Float64[np.ndarray, "n m"]) -> UInt32[np.
     return cumulative
 
 
-def _rounded(values: list[float]) -> UInt32[np.ndarray, " n"]:
-    return np.rint(np.array(values) * (1 << MASS_BITS)).astype(np.uint32)
+def _rounded(values: list[Decimal]) -> UInt32[np.ndarray, " n"]:
+    return np.array([int((value * (1 << MASS_BITS)).to_integral_value()) for value in values], np.uint32)
 
 
 def _checked_integers(name: str, values: Float64[np.ndarray, "..."], low: int, high: int) -> Int64[np.ndarray, "..."]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from nelbo.ans.tables import build_tables
 from nelbo.codec.assembly import Restored, pixels_of
 from nelbo.codec.encoding import Coded, encode_images
 from nelbo.codec.estimate import Estimate, estimated
@@ -33,7 +34,7 @@ from nelbo.codec.layout import (
 )
 from nelbo.codec.make_plan import KAPPA, embedded_plan
 from nelbo.codec.plan_store import StoredPlan, as_named
-from nelbo.codec.reading import N_LANES, read_archive, standard_tables
+from nelbo.codec.reading import N_LANES, read_archive
 from nelbo.codec.tiles import MODES_OF_MODELS
 from nelbo.codec.workers import Workers, is_long, workers
 from nelbo.container.entries import Entry, FileEntry, Member, needs_version_2
@@ -94,7 +95,7 @@ class Codec:
         self.frozen = frozen_of(model) if frozen is None else frozen
         self._name, self._n_chain, self._n_lanes, self._verify = name, n_chain, n_lanes, verify
         self._policy, self._jpeg_xl_alone = policy, jpeg_xl_alone
-        self._tables = standard_tables()
+        self._tables = build_tables()
         self._stored = self._stored_plan(model, schedule)
         self._coder = None
         if self._stored is not None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nelbo.codec.plan import Plan, unpack_plan
 from nelbo.errors import CorruptArchiveError, NelboError
 from nelbo.integer.frozen_model import FrozenModel
+from nelbo.integer.tensors import tensor_of
 
 EMBEDDED, _NAMED = b"\0", b"\1"
 _PREFIX = "plan."
@@ -63,11 +63,14 @@ def named_plan(frozen: FrozenModel, budget: int) -> StoredPlan:
     if name not in frozen.tensors or f"{name}.gammas" not in frozen.tensors:
         there = ", ".join(map(str, budgets_of(frozen))) or "none"
         raise NelboError(f"the model comes with no plan of {budget} steps ({there}): give a schedule's file to --steps")
-    body: Tensor = frozen.tensors[name]
-    data, gammas = bytes(body.numpy().tobytes()), tuple(frozen.tensors[f"{name}.gammas"].tolist())
-    plan = unpack_plan(data[24:], len(gammas), frozen.image_shape)
-    kernel = data[8:24].rstrip(b"\0").decode()
-    return StoredPlan(plan, gammas, kernel, struct.unpack("<d", data[:8])[0], _NAMED + str(budget).encode())
+    try:
+        body = tensor_of(frozen.tensors, name, torch.uint8, (None,)).numpy().tobytes()
+        gammas = tuple(tensor_of(frozen.tensors, f"{name}.gammas", torch.float64, (None,)).tolist())
+        kappa, kernel = struct.unpack_from("<d16s", body)
+        plan, kernel = unpack_plan(body[24:], len(gammas), frozen.image_shape), kernel.rstrip(b"\0").decode("ascii")
+    except (NelboError, struct.error, UnicodeDecodeError) as error:
+        raise NelboError(f"the model's plan of {budget} steps is damaged: {error}") from None
+    return StoredPlan(plan, gammas, kernel, kappa, _NAMED + str(budget).encode())
 
 
 def as_named(stored: StoredPlan, frozen: FrozenModel) -> StoredPlan:

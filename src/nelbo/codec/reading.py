@@ -5,7 +5,7 @@ from itertools import tee
 
 import numpy as np
 
-from nelbo.ans.tables import Tables, build_tables
+from nelbo.ans.tables import build_tables
 from nelbo.codec.assembly import Assembly, Content, Picture, Restored
 from nelbo.codec.blocks import decode_chains
 from nelbo.codec.file_chains import file_pieces, rests_of
@@ -26,7 +26,6 @@ from nelbo.integer.frozen_files import find_frozen
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.runtime.progress import Advance, Portion, ignore
 
-TABLES_SHA256 = "12dce892bab45b11d1ccd650c64b7ce298bed155784d7283fd1f12674f2bca68"
 N_LANES = 16
 _SHARED_LANES = 4  # Of each worker: more are hardly faster, and share the chains less evenly.
 
@@ -162,7 +161,7 @@ def coder_of(header: Coding, given: FrozenModel | None = None) -> ChainCoder:
     check_model(header, "the one given", bytes.fromhex(frozen.fingerprint), EXECUTOR_VERSION)
     if header.tile_shape != frozen.image_shape:
         raise CorruptArchiveError("the archive's tiles have another shape than its model's images: the file is damaged")
-    return ChainCoder(frozen, find_plan(header.plan, header.gammas, frozen), header.gammas, standard_tables())
+    return ChainCoder(frozen, find_plan(header.plan, header.gammas, frozen), header.gammas, build_tables())
 
 
 def _frozen_for(header: Coding, given: FrozenModel | None) -> FrozenModel:
@@ -177,18 +176,6 @@ def _frozen_for(header: Coding, given: FrozenModel | None) -> FrozenModel:
         f"the archive needs model {ascii(header.model_name)[1:-1]}, frozen, with SHA-256 {wanted[:16]}...{other}: get "
         "the file that it was frozen to from where the archive was made, and name it with --model"
     )
-
-
-def standard_tables() -> Tables:
-    """Returns the coder's tables, checked against those of the format.
-
-    Raises:
-        NelboError: If this machine's mathematical library rounds one of them differently.
-    """
-    tables = build_tables()
-    if tables.digest() != TABLES_SHA256:
-        raise NelboError("this machine's mathematical library computes other tables than the format has")
-    return tables
 
 
 def _misfit(chain: Chain, header: Header) -> CorruptArchiveError | None:
