@@ -25,3 +25,8 @@ class StackEmptyError(NelboError):
 
     An encoder seeds its chain with more words; for a decoder the chain is damaged.
     """
+
+
+def one_line(error: Exception, longest: int = 1000) -> str:
+    """Returns another library's message, or the kind of error where it has none, on one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:longest]

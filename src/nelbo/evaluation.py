@@ -1,6 +1,5 @@
 """The bound of a data set: an exact pass over every image, each term with its standard error."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from nelbo.models.interface import DiffusionModel, check_n_steps, check_seed
 from nelbo.models.labels import check_fits, labels_of
 from nelbo.models.precision import precision_of
 from nelbo.runtime.agreement import agree
-from nelbo.runtime.atomic import new_file
+from nelbo.runtime.atomic import write_json
 from nelbo.runtime.device import Precision, autocast, set_precision
 from nelbo.runtime.processes import World
 from nelbo.runtime.progress import Portion
@@ -87,8 +86,7 @@ class Evaluation:
             provenance: Where the result comes from, of :func:`nelbo.models.provenance.provenance`.
         """
         fields = asdict(self) if provenance is None else {**asdict(self), "provenance": provenance}
-        with new_file(path) as temporary:
-            temporary.write_text(json.dumps(_without_nan(fields), indent=2) + "\n")
+        write_json(path, fields)
 
 
 def evaluate(
@@ -205,11 +203,6 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     rows = [header, *(_row(evaluation) for evaluation in evaluations)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns JSON's view of a result, in which there is no NaN."""
-    return json.loads(json.dumps(fields), parse_constant=lambda _: None)
 
 
 def _row(evaluation: Evaluation) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The likelihood of a data set by probability flow: an upper bound on code length that needs no chain of steps."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from nelbo.diffusion.probability_flow import Tolerances, log_density
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel, check_seed
 from nelbo.models.labels import check_fits, labels_of
-from nelbo.runtime.atomic import new_file
+from nelbo.runtime.atomic import write_json
 from nelbo.runtime.device import set_precision
 from nelbo.runtime.randomness import generator
 
@@ -72,11 +71,7 @@ class OdeEvaluation:
             path: Where to.
             provenance: Where the result comes from, of :func:`nelbo.models.provenance.provenance`.
         """
-        fields = {name: None if value != value else value for name, value in asdict(self).items()}
-        if provenance is not None:
-            fields["provenance"] = provenance
-        with new_file(path) as temporary:
-            temporary.write_text(json.dumps(fields, indent=2) + "\n")
+        write_json(path, asdict(self) if provenance is None else {**asdict(self), "provenance": provenance})
 
 
 def ode_likelihood(

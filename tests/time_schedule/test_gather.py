@@ -10,9 +10,10 @@ import torch
 
 from nelbo.data import from_array
 from nelbo.errors import NelboError
+from nelbo.models.fingerprint import images_digest
 from nelbo.time_schedule import gather as gathering
 from nelbo.time_schedule.error_table import load_table, save_table
-from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table, images_digest
+from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table
 
 from fixtures.error_tables import KINDS, assert_equal, assert_same, gather, kinds
 

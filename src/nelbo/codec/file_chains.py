@@ -9,9 +9,8 @@ from nelbo.container.framing import U32, join_parts, split_parts
 from nelbo.container.header import Header
 from nelbo.container.records import Chain, Kind
 from nelbo.container.tiling import MAX_FILES_BYTES
-from nelbo.data.encoded import one_line
 from nelbo.data.image_formats import IMAGE_FORMATS, PackedFile, PixelFile
-from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError
+from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, one_line
 
 _MAX_RESTS_BYTES = 1 << 30
 

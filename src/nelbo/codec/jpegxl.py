@@ -9,8 +9,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Shaped
 
-from nelbo.data.encoded import one_line
-from nelbo.errors import CorruptArchiveError, NelboError
+from nelbo.errors import CorruptArchiveError, NelboError, one_line
 
 _SIGNATURE = b"\xff\x0a"
 _CONTAINER = bytes.fromhex("0000000c4a584c200d0a870a")  # The first box of a container, which 16-bit images need.

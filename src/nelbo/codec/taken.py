@@ -18,10 +18,9 @@ from nelbo.codec.tiles import mode_of
 from nelbo.codec.walk import Found, Selection
 from nelbo.container.entries import MAX_PIXELS, MAX_SIDE, MODES, PIECE_BYTES, Entry, FileEntry, FileKind, Member
 from nelbo.container.framing import U32
-from nelbo.data.encoded import one_line
 from nelbo.data.header import check_samples, open_image
 from nelbo.data.image_formats import HEAD_BYTES, IMAGE_FORMATS, PackedFile, PixelFile, format_of, modes_written
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 
 _MAX_TAKEN = 1 << 30  # Longer files are kept as bytes, and read piece by piece.
 _MAX_PACKED = 1 << 26

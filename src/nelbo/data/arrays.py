@@ -11,9 +11,8 @@ from jaxtyping import Int64, UInt8
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from nelbo.data.encoded import one_line
 from nelbo.data.images import Images
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 from nelbo.runtime.atomic import new_file
 
 LAYOUTS = "uint8 pixels shaped N H W, N H W C or N C H W, with C = 1 (grey) or 3 (RGB)"

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from nelbo.data.header import image_shape, open_image
 from nelbo.data.images import Images, describe
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 
 
 class Source(ABC):
@@ -95,11 +95,6 @@ def name_some(names: Sequence[str], n_named: int = 3) -> str:
     """
     more = f" and {len(names) - n_named} more" if len(names) > n_named else ""
     return ", ".join(names[:n_named]) + more
-
-
-def one_line(error: Exception) -> str:
-    """Returns an exception's message, or its kind where it has none, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _shape_or_problem(source: Source, index: int) -> tuple[int, int, int] | str:

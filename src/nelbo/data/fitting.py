@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 
-from nelbo.data.encoded import Source, name_some, one_line
+from nelbo.data.encoded import Source, name_some
 from nelbo.data.header import open_image
 from nelbo.data.images import Images
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 CENTRE = 0.5

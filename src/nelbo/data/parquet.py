@@ -7,8 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nelbo.data.encoded import EncodedImages, Source, one_line, open_encoded
-from nelbo.errors import NelboError
+from nelbo.data.encoded import EncodedImages, Source, open_encoded
+from nelbo.errors import NelboError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,9 +6,9 @@ from io import BufferedReader
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from nelbo.data.encoded import EncodedImages, Source, one_line, open_encoded
+from nelbo.data.encoded import EncodedImages, Source, open_encoded
 from nelbo.data.header import is_image_file
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 from nelbo.interop.betas import checked
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Variance
 from nelbo.interop.optional import installed
@@ -222,7 +222,7 @@ def _betas(library: ModuleType, settings: dict[str, Any]) -> Float[Tensor, " n"]
     try:
         scheduler = library.DDPMScheduler.from_config(settings)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise NelboError(f"its scheduler's settings are refused by diffusers: {one_line(error)}") from None
+        raise NelboError(f"its scheduler's settings are refused by diffusers: {one_line(error, 200)}") from None
     return checked(scheduler.betas)
 
 
@@ -236,7 +236,7 @@ def _unet(library: ModuleType, folder: Path) -> nn.Module:
     except NelboError:
         raise
     except Exception as error:  # Whatever a foreign library raises on damaged input.
-        raise NelboError(f"its U-Net cannot be loaded: {one_line(error)}") from None
+        raise NelboError(f"its U-Net cannot be loaded: {one_line(error, 200)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             raise NelboError(f"its weights do not fit {NET}, {problem.replace('_', ' ')}: {sorted(report[problem])[0]}")
@@ -273,8 +273,3 @@ def _silent(library: ModuleType) -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def one_line(error: Exception) -> str:
-    """Returns what an error of another library says, in one short line."""
-    return f"{' '.join(str(error).split()) or type(error).__name__:.200}"

@@ -28,7 +28,7 @@ from torch import Tensor
 from nelbo.errors import NelboError
 from nelbo.interop.ddpm import DDPM
 from nelbo.interop.timetable_scheduler import check_timetable, check_walked
-from nelbo.runtime.atomic import new_file
+from nelbo.runtime.atomic import write_json
 from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.optimise import Schedules, optimal_schedules
 from nelbo.time_schedule.schedule import TimeSchedule
@@ -124,8 +124,7 @@ def save_timesteps(path: Path, model: DDPM, chains: Mapping[int, Sequence[int] |
         "bpd": predicted,
         "sigmas": {str(budget): sigmas(model, steps).tolist() for budget, steps in timetable.items()},
     }
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(path, content)
 
 
 def load_timesteps(path: Path) -> dict[int, list[int]]:

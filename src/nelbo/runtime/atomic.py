@@ -1,18 +1,20 @@
 """Files and folders that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
 import errno
+import json
 import os
 import platform
 import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp, mkstemp
+from typing import Any
 
 from nelbo.errors import NelboError
 
@@ -44,6 +46,17 @@ def new_file(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all; what is no finite number, which JSON has not, is null.
+
+    Raises:
+        NelboError: If it cannot be written.
+    """
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(finite, indent=2) + "\n")
 
 
 @contextmanager

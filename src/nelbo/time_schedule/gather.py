@@ -1,13 +1,12 @@
 """Gathering an error table: one network call per image and noise level, in any number of sittings."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.data.arrays import Labels, as_images
@@ -20,7 +19,7 @@ from nelbo.diffusion.residual_decoder import Exit, fit_exit
 from nelbo.diffusion.spectral_basis import Basis, plain_basis
 from nelbo.diffusion.variance_histogram import N_BINS, moments
 from nelbo.errors import NelboError
-from nelbo.models.fingerprint import fingerprint
+from nelbo.models.fingerprint import fingerprint, images_digest
 from nelbo.models.interface import DiffusionModel, check_seed
 from nelbo.models.labels import check_fits, labels_of
 from nelbo.models.precision import precision_of
@@ -100,16 +99,6 @@ def error_table(
 def chosen_images(data: Images, n_images: int, seed: int = 0) -> Images:
     """Returns some of a data set's images, chosen at random, in their order."""
     return data.select(np.sort(permutation(len(data), "images of an error table", seed)[:n_images]))
-
-
-def images_digest(data: Images, labels: Int64[Tensor, " n"] | None = None) -> str:
-    """Returns the SHA-256 of all images in their order, and of their classes where a model is told them."""
-    digest = hashlib.sha256(repr((len(data), *data.shape)).encode())
-    for first in range(0, len(data), SITTING):
-        digest.update(data.read(range(first, min(first + SITTING, len(data)))).numpy().tobytes())
-    if labels is not None:
-        digest.update(labels.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def levels(model: DiffusionModel, n_gammas: int) -> Float[Tensor, " n"]:

@@ -1,6 +1,5 @@
 """What a search found, for people and for programs: a table, JSON and a figure beside the rules of thumb."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
-from nelbo.runtime.atomic import new_file
+from nelbo.runtime.atomic import new_file, write_json
 from nelbo.time_schedule.baselines import BASELINES
 from nelbo.time_schedule.costs import costs
 from nelbo.time_schedule.error_table import ErrorTable
@@ -66,14 +65,13 @@ class Report:
             "search": self.search,
             "n_images": self.n_images,
             "budgets": self.budgets,
-            "optimal": _jsonable(self.optimal),
-            "baselines": _jsonable(self.baselines),
+            "optimal": self.optimal,
+            "baselines": self.baselines,
             "schedules": {str(budget): _described(schedule) for budget, schedule in self.schedules.items()},
             "note": SAMPLE_NOTE,
             **({} if provenance is None else {"provenance": provenance}),
         }
-        with new_file(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(path, content)
 
     def save_figure(self, path: Path) -> None:
         """Draws the bound against the budget, and where the steps lie.
@@ -122,10 +120,6 @@ def supported_kernels(table: ErrorTable) -> list[str]:
 
 def _cell(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def _jsonable(rows: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
-    return {name: [value if math.isfinite(value) else None for value in values] for name, values in rows.items()}
 
 
 def _described(schedule: TimeSchedule) -> dict[str, Any]:

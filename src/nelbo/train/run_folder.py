@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nelbo.errors import NelboError
-from nelbo.runtime.atomic import new_file
+from nelbo.runtime.atomic import write_json
 from nelbo.train.config import TrainConfig, differences
 from nelbo.train.loop import learning_rate
 
@@ -76,8 +76,7 @@ def _taken_up(folder: Path, old: dict[str, Any], new: dict[str, Any], is_first: 
 
 
 def _write_identity(path: Path, identity: dict[str, Any]) -> None:
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(identity, indent=2) + "\n")
+    write_json(path, identity)
 
 
 def _read_identity(path: Path) -> dict[str, Any]:
