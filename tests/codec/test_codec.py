@@ -184,6 +184,23 @@ def test_plans_come_with_the_model(small_model, small_frozen, schedule, codec_of
         named_plan(loaded, 4)
 
 
+DAMAGED = {
+    "cut": lambda body: body[:20],
+    "of another type": lambda body: body.int(),
+    "in rows": lambda body: body[None],
+    "of an unreadable kernel": lambda body: torch.cat([body[:8], body[:16] | 128, body[24:]]),
+    "changed": lambda body: torch.cat([body[:40], body[40:] ^ 1]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_plans_of_a_model_are_refused(name, small_model, small_frozen, schedule):
+    frozen = with_plans(small_frozen, {3: embedded_plan(small_model, schedule)})
+    frozen.tensors["plan.3"] = DAMAGED[name](frozen.tensors["plan.3"])
+    with pytest.raises(NelboError, match="the model's plan of 3 steps is damaged: "):
+        named_plan(frozen, 3)
+
+
 def test_the_codec_refuses_what_it_cannot_do(codec_of, small_model, small_frozen, schedule, smooth_images):
     with pytest.raises(NelboError, match="only decompress"):
         Codec(None, None, small_frozen).compress(smooth_images(1))

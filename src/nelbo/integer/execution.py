@@ -42,7 +42,7 @@ _SETTINGS: tuple[Callable[[], object], ...] = (
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """Latents and what the network says of them.
+    """Latents and the result that the network must give for them.
 
     Attributes:
         conditions: Their conditioning.

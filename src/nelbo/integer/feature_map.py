@@ -90,7 +90,7 @@ def padded(n_digits: int, n_images: int, sides: tuple[int, int], n_channels: int
     """Returns zeros for digits and a border around them, with an even number of channels."""
     height, width = (side + 2 * padding for side in sides)
     shape = (n_digits, n_images, height, width, n_channels + n_channels % 2)
-    # Behind the end lies what the last positions of a block read in vain: of a stride up to the kernel's size.
+    # Behind the end lies what the last positions of a block read in vain: of a stride up to the size of the filter.
     spare = N_SPARE_POSITIONS * width * shape[-1]
     return np.zeros(int(np.prod(shape)) + spare, np.int16)[:-spare].reshape(shape)
 

@@ -1,8 +1,8 @@
 """Frozen models: those that come with the package, and those that were made on this machine, kept in a cache.
 
 Freezing measures ranges in floating point, so two machines may freeze one model differently. Archives name the frozen
-model's SHA-256; who decodes elsewhere needs that very file, which comes with bundled models, and which ``nelbo freeze``
-writes for others.
+model's SHA-256, and decoding on another machine needs that very file. Bundled models bring theirs; ``nelbo freeze``
+writes those of other models.
 """
 
 import os

@@ -61,7 +61,7 @@ class Cost(BaseModel):
 
 
 class Header(BaseModel):
-    """What a frozen model's file says of it.
+    """The metadata of a frozen model's file.
 
     Attributes:
         executor_version: Version of the meaning of programs.
@@ -87,7 +87,7 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a frozen model makes of latents, as integers in float64, in units of 2^-20.
+    """The prediction of a frozen model, as integers in float64, in units of 2^-20.
 
     Attributes:
         eps_hat: The noise expected in each latent.
@@ -144,7 +144,7 @@ class FrozenModel:
         return self._execution.choice(n_images)
 
     def result(self, z: Tensor, gamma: float) -> Integers:
-        """Returns what the network itself says, in units of 2^-16.
+        """Returns the network's own result, in units of 2^-16.
 
         Args:
             z: Latents of one gamma, integers in units of 2^-18, in int64 or float64; clamped to ±16.

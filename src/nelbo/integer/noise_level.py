@@ -1,4 +1,4 @@
-r"""What a diffusion model needs of one gamma, in exact arithmetic: the network's conditioning, alpha and sigma.
+r"""All that a diffusion model needs of one gamma, in exact arithmetic: the network's conditioning, alpha and sigma.
 
 Nothing here calls libm. :math:`\alpha` and :math:`\sigma` come from the decimal module, whose exponential and square
 root are correctly rounded.

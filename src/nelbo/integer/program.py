@@ -35,7 +35,7 @@ OPERATIONS: dict[str, type[Operation]] = {
 """All operations, by their names in programs. A new one is one more entry."""
 
 
-def _parsed(value: Any) -> Any:  # noqa: ANN401 (whatever stands in a file)
+def _parsed(value: Any) -> Any:  # noqa: ANN401 (a file may hold anything)
     """Returns the operation of a record in a file; what is one already stays."""
     if isinstance(value, Operation):
         return value
@@ -113,7 +113,7 @@ class IntegerNetwork:
 
     Raises:
         NelboError: If a tensor is missing or does not fit, a source is no earlier operation, a sum may leave its
-            accumulator, or the network takes more work or memory than the limits above.
+            accumulator, or the network takes more work or memory than the limits.
     """
 
     def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:

@@ -119,7 +119,7 @@ def _mean(p: Tensor, v: Tensor) -> Tensor:
 @compiled
 @no_type_check
 def fall_into(logits, multiplier, scale, table, start, stop):  # noqa: ANN001, ANN201 (numba infers the types)
-    """Replaces rows of logits by what the exponential's table says of their distances from the row's largest."""
+    """Replaces each logit by the exponential, from the table, of its distance from the largest in its row."""
     last = table.size - 1
     for row in range(start, stop):
         top = logits[row].max()

@@ -55,7 +55,7 @@ _MAX_IN_SHIFT = 8
 
 
 class Conv(Unary):
-    """A convolution with square kernel; ``weight``, ``multiplier`` and ``offset`` stand beside it."""
+    """A convolution with a square filter; ``weight``, ``multiplier`` and ``offset`` stand beside it."""
 
     type: Literal["conv"] = "conv"
     stride: Small
@@ -97,13 +97,15 @@ class Conv(Unary):
         weight, multiplier, offset = linear_of(weights, "", (source.channels, None, None))
         n_out, n_in, size, width = weight.shape
         if size != width or self.padding >= size or self.stride > size:
-            raise NelboError(f"its kernel of {size} x {width} does not go with stride {self.stride}, {self.padding=}")
+            raise NelboError(
+                f"its filter of {size} x {width} does not go with stride {self.stride} and padding {self.padding}"
+            )
         if self.in_limit < shifted_limit(source.limit, self.in_shift):
             raise NelboError(f"it reads values up to {source.limit}, more than its limit {self.in_limit}")
         check_sums(weight, multiplier, offset, self.in_limit)
         height, width = self._sides(size, (source.height, source.width))
         if min(height, width) < 1:
-            raise NelboError(f"its kernel is larger than {source.height} x {source.width} positions")
+            raise NelboError(f"its filter is larger than {source.height} x {source.width} positions")
         limit, n = checked_limit(self.limit, place.out_bits), n_in * size**2
         return Value(n_out, height, width, place.out_bits, limit, limit, n * n_out * height * width, n * height * width)
 
@@ -164,7 +166,7 @@ class Conv(Unary):
         return step
 
     def _sides(self, size: int, sides: tuple[int, int]) -> tuple[int, int]:
-        """Returns the height and width of the result, for a kernel of some size."""
+        """Returns the height and width of the result, for a filter of some size."""
         height, width = ((side + 2 * self.padding - size) // self.stride + 1 for side in sides)
         return height, width
 

@@ -41,7 +41,7 @@ _SUMS, _PAIRS = ir.VectorType(_I32, LANES), ir.VectorType(_I16, 2 * LANES)
 def packed(weight: np.ndarray) -> np.ndarray:
     """Returns weights (out, in, k, k) in the order in which they are read.
 
-    Shape (block, row, pair, BLOCK, 2): a row of the kernel is k times in / 2 pairs. Zeros fill up what is missing.
+    Shape (block, row, pair, BLOCK, 2): a row of the filter is k times in / 2 pairs. Zeros fill up what is missing.
     """
     n_out, n_in, size, _ = weight.shape
     n_blocks, n_even = -(-n_out // BLOCK), n_in + n_in % 2

@@ -1,8 +1,8 @@
 """What an operation brings: its record in a program, and everything that the rest of the package asks of it.
 
-A member of the family is one class. It says what it makes of numbers in floating point, of integers in plain PyTorch
-(the specification), and of integers in compiled loops; it chooses its integers from the ranges seen in calibration;
-and it proves, for integers from anywhere, that all its sums are exact and all its reads stay inside its arrays.
+A member of the family is one class. It computes in floating point, in integers by plain PyTorch (the specification),
+and in integers by compiled loops; it chooses its integers from the ranges seen in calibration; and it proves, for
+integers from anywhere, that all its sums are exact and all its reads stay inside its arrays.
 """
 
 import math
