@@ -47,12 +47,13 @@ LAYERS: Mapping[str, Layer] = {
     "time_schedule": layer("time_schedule", "models diffusion data runtime errors"),
     "use": layer("evaluation sampling", "time_schedule models diffusion data runtime errors"),
     "ode": layer("ode", "use models diffusion data runtime errors"),
+    "report": layer("report", "use time_schedule models diffusion data runtime errors"),
     "train": layer("train", "use models nets diffusion data runtime errors"),
     "integer": layer("integer", "use models diffusion data runtime errors"),
     "codec": layer("codec", "integer container ans time_schedule models diffusion data runtime errors"),
     "package": layer("__init__", "codec train ode use time_schedule interop models data diffusion errors"),
     "cli": layer(
-        "cli", "package codec integer container train ode use time_schedule interop models data runtime errors"
+        "cli", "package report codec integer container train ode use time_schedule interop models data runtime errors"
     ),
     "main": layer("__main__", "cli"),
 }
@@ -71,6 +72,7 @@ OPTIONAL = {
     "tensorboard",
     "torch.utils.tensorboard",
     "matplotlib",
+    "jinja2",
     "huggingface_hub",
     "diffusers",
     "yaml",

@@ -17,6 +17,7 @@ from nelbo.cli.eval import evaluate
 from nelbo.cli.freeze import freeze
 from nelbo.cli.import_model import import_model
 from nelbo.cli.info import info
+from nelbo.cli.report import report
 from nelbo.cli.sample import sample
 from nelbo.cli.schedule import schedule
 from nelbo.cli.short_options import expanded
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "test": check,
     "recover": recover,
     "freeze": freeze,
+    "report": report,
     "info": info,
     "import": import_model,
     "data": data,
