@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from nelbo.errors import NelboError
 
 BetaSchedule = Literal["linear", "cosine"]
+Numbers = Sequence[float] | np.ndarray | Tensor
 MAX_BETA = 0.999
 
 
@@ -46,7 +48,7 @@ def named_betas(name: BetaSchedule, n_steps: int) -> Float[Tensor, " n"]:
     return checked([min(1 - after / before, MAX_BETA) for before, after in pairwise(bars)])
 
 
-def checked(betas: Sequence[float] | Tensor) -> Float[Tensor, " n"]:
+def checked(betas: Numbers) -> Float[Tensor, " n"]:
     """Returns betas in float64.
 
     The last may be 1: a chain that ends with no signal at all ("zero terminal SNR").
@@ -63,7 +65,7 @@ def checked(betas: Sequence[float] | Tensor) -> Float[Tensor, " n"]:
     return values
 
 
-def betas_of(betas: Sequence[float] | Tensor | None, alphas_cumprod: Sequence[float] | Tensor | None) -> Tensor:
+def betas_of(betas: Numbers | None, alphas_cumprod: Numbers | None) -> Tensor:
     """Returns the betas that a user gives, or whose alphas' cumulative product they give; one for the other is refused.
 
     Raises:

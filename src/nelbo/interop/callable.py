@@ -1,6 +1,6 @@
 """Any Python function as a diffusion model: what it takes is a function of (x, t) and the betas it was trained with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nelbo.errors import NelboError
-from nelbo.interop.betas import betas_of
+from nelbo.interop.betas import Numbers, betas_of
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
 from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
-from nelbo.interop.units import units_of
+from nelbo.interop.units import Number, Pair, units_of
 from nelbo.models.config import first_problem
 
 Time = Literal["index", "index/T"] | Callable[[Tensor], Tensor]
@@ -42,18 +42,18 @@ class TimedNet(nn.Module):
 
 def from_callable(
     eps: Callable[..., Tensor],
-    betas: Sequence[float] | Tensor | None = None,
+    betas: Numbers | None = None,
     image_shape: tuple[int, int, int] | None = None,
     prediction: Prediction = "eps",
     variance: Variance = "fixed_small",
-    clip: float | None = 1.0,
+    clip: Number | None = 1.0,
     n_classes: int = 0,
     *,
-    alphas_cumprod: Sequence[float] | Tensor | None = None,
-    pixel_range: tuple[float, float] = (-1.0, 1.0),
+    alphas_cumprod: Numbers | None = None,
+    pixel_range: Pair = (-1.0, 1.0),
     time: Time = "index",
     null_class: int | None = None,
-    guidance: float | None = None,
+    guidance: Number | None = None,
     name: str | None = None,
 ) -> DDPM:
     """Returns any pre-trained DDPM as a model, which evaluation, time schedules and sampling take.

@@ -13,7 +13,7 @@ from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.coordinates import COORDINATES, to_noise
 from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
-from nelbo.interop.units import Units, units_of
+from nelbo.interop.units import Number, Pair, Units, units_of
 from nelbo.models.interface import DiffusionModel
 
 Prediction = Literal["eps", "x", "v", "flow"]
@@ -42,7 +42,7 @@ class Denoiser(DiffusionModel):
         coordinate: Coordinate,
         levels: tuple[float, float],
         units: Units,
-        clip: float | None,
+        clip: Number | None,
         name: str | None,
     ) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ def from_denoiser(
     image_shape: tuple[int, int, int],
     prediction: Prediction = "x",
     coordinate: Coordinate = "sigma",
-    range: tuple[float, float] | None = None,
+    range: Pair | None = None,
     *,
-    pixel_range: tuple[float, float] = (-1.0, 1.0),
-    clip: float | None = None,
+    pixel_range: Pair = (-1.0, 1.0),
+    clip: Number | None = None,
     n_classes: int = 0,
     null_class: int | None = None,
-    guidance: float | None = None,
+    guidance: Number | None = None,
     name: str | None = None,
 ) -> Denoiser:
     r"""Returns a network of continuous noise levels as a model, which evaluation, time schedules and sampling take.

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from nelbo.errors import NelboError
 from nelbo.interop.found import found_in
+from nelbo.interop.units import Number
 
 _LAYERS = {
     nn.functional.conv1d,
@@ -39,7 +40,7 @@ class Classes:
 
     n: int = 0
     null: int | None = None
-    guidance: float | None = None
+    guidance: Number | None = None
 
     def __post_init__(self) -> None:
         """Raises NelboError unless guidance has two predictions to mix."""

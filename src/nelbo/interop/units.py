@@ -31,6 +31,8 @@ from nelbo.diffusion.gaussian import over_image, sigma
 from nelbo.errors import NelboError
 
 PIXEL_SCALE = 256 / 255
+Number = float | int  # Said for the type checks of the tests, to which an int is no float.
+Pair = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Units:
         z: Float[Tensor, "b c h w"],
         a: Float[Tensor, " b"],
         b: Float[Tensor, " b"],
-        clip: float | None,
+        clip: Number | None,
     ) -> Float[Tensor, "b c h w"]:
         """Returns the noise that the clipped denoised image stands for; digits are lost only where it is clipped.
 
