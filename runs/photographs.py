@@ -45,8 +45,8 @@ def photographs(folder: Path, crop: int | None) -> list[tuple[Entry, Pixels]]:
     source = open_source([folder])
     found = []
     for i, entry in enumerate(source.entries):
-        if entry.mode != "RGB":
-            print(f"{entry.name}: {entry.mode} is left out")
+        if not isinstance(entry, Entry) or entry.mode != "RGB":
+            print(f"{entry.name}: {getattr(entry, 'mode', 'a file kept as bytes')} is left out")
             continue
         pixels = _middle(source.pixels(i), crop)
         found.append((Entry(entry.name, pixels.shape[1], pixels.shape[0], "RGB"), pixels))

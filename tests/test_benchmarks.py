@@ -64,3 +64,16 @@ def test_a_folder_without_photographs_is_refused(script, tmp_path):
     Image.new("L", (40, 40)).save(tmp_path / "grey.png")
     with pytest.raises(NelboError, match="holds no RGB images"):
         script("runs/photographs.py").photographs(tmp_path, None)
+
+
+def test_an_archive_of_jpeg_files_is_hardly_more_than_their_transcoding(script, tmp_path):
+    """Header, list, times and index take some hundred bytes, and a few more for each file."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        ramp = np.add.outer(np.arange(200), np.arange(300))[..., None] + rng.integers(0, 40, (200, 300, 3))
+        Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "photos" / f"{i}.jpg", quality=90)
+    found = script("benchmarks/archive_speed.py").jpeg_bytes(tmp_path / "photos")
+    assert found["files"] == 4
+    assert found["JPEG XL"] < found["JPEG"]
+    assert found["archive"] < found["JPEG XL"] + 500 + 40 * 4

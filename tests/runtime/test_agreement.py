@@ -112,7 +112,7 @@ def test_two_processes_write_the_archive_of_one(images, tmp_path, two):
     main(["decompress", str(tmp_path / "two.nelbo"), "-o", str(tmp_path), "-q"])  # Photos are back.
     main(arguments(images, tmp_path / "one.nelbo"))
     assert (tmp_path / "two.nelbo").read_bytes() == (tmp_path / "one.nelbo").read_bytes()
-    assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL}
+    assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL, Kind.RESTS}
 
 
 @pytest.mark.parametrize(
