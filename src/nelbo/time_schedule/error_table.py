@@ -22,9 +22,10 @@ from nelbo.diffusion.bound import prior_kl_of
 from nelbo.diffusion.error_statistics import ErrorStatistics
 from nelbo.diffusion.residual_decoder import Exit
 from nelbo.diffusion.spectral_basis import Basis, plain_basis, principal_axes
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.tensor_file import read_tensors
+from nelbo.time_schedule.checks import check_table
 
 ENOUGH_IMAGES = 32  # Spectra of 2 to 16 images were seen to promise up to 0.06 bits per dimension too much.
 _COLOUR_GAMMA = -5.0  # Where mistakes are about edges and textures: luma, red-blue and green-magenta.
@@ -197,6 +198,7 @@ def doubt(table: ErrorTable) -> str | None:
 
 
 FORMAT = "nelbo error table 1"
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _TENSORS = ("gammas", "n_images", "square", "decoder", "error", "covariance", "exit_levels")
 
 
@@ -240,15 +242,19 @@ def load_table(path: Path) -> ErrorTable:
     if header.get("format") != FORMAT:
         raise NelboError(f"{path} is no error table of this version of nelbo ({header.get('format', 'no format')!r})")
     try:
-        return _table(header, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise NelboError(f"{path} is damaged: {type(error).__name__} {error}") from None
+        table = _table(header, tensors)
+        check_table(table)
+    except _DAMAGE as error:
+        raise NelboError(f"{path} is damaged: {one_line(error, 200)}") from None
+    return table
 
 
 def _table(header: dict[str, str], tensors: dict[str, Tensor]) -> ErrorTable:
     fields = json.loads(header["subject"])
     fields["image_shape"] = tuple(fields["image_shape"])
     parts = {name: tensors[name] for name in _TENSORS}
+    if not (tensors["largest"].is_floating_point() and parts["covariance"].is_floating_point()):
+        raise ValueError("covariance holds no numbers")
     parts["covariance"] = parts["covariance"].double() * _per_level(tensors["largest"])
     kinds = json.loads(header["exits"])
     return ErrorTable(

@@ -14,13 +14,15 @@ from nelbo.diffusion.bound import even_nodes
 from nelbo.diffusion.residual_decoder import Exit
 from nelbo.diffusion.reverse import KERNELS, ReverseKernel
 from nelbo.diffusion.spectral_basis import Basis
-from nelbo.errors import NelboError
+from nelbo.errors import NelboError, one_line
 from nelbo.models.fingerprint import fingerprint
 from nelbo.models.interface import DiffusionModel, check_n_steps
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.tensor_file import read_tensors
+from nelbo.time_schedule.checks import check_schedule
 
 FORMAT = "nelbo time schedule 1"
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _OWN_TENSORS = ("gammas", "exit.weights", "exit.scales", "basis.colours")  # Others are the reverse kernel's.
 
 
@@ -121,9 +123,11 @@ class TimeSchedule:
             found = header.get("format", "no format")
             raise NelboError(f"{path} is no time schedule of this version of nelbo ({found!r})")
         try:
-            return _from_file(json.loads(header["schedule"]), tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise NelboError(f"{path} is damaged: {type(error).__name__} {error}") from None
+            schedule = _from_file(json.loads(header["schedule"]), tensors)
+            check_schedule(schedule)
+        except _DAMAGE as error:
+            raise NelboError(f"{path} is damaged: {one_line(error, 200)}") from None
+        return schedule
 
     def _header(self) -> dict[str, object]:
         return {
