@@ -11,7 +11,7 @@ from torch import nn
 import nelbo
 from nelbo.errors import NelboError
 from nelbo.interop.betas import named_betas
-from nelbo.interop.foreign_net import FirstLayer
+from nelbo.interop.foreign_net import FirstLayer, first_layer_in_float32
 from nelbo.interop.found import found_in
 
 SHAPE = (3, 4, 4)
@@ -264,10 +264,10 @@ def test_the_first_layer_over_an_image_stays_in_float32():
         assert bare.dtypes[-1] == torch.bfloat16
 
 
-def test_the_first_layer_is_left_alone_without_autocast():
-    with FirstLayer("cpu") as mode:
-        nn.Conv2d(3, 3, 1)(torch.zeros(1, *SHAPE))
-    assert mode.is_done
+def test_nothing_is_watched_without_autocast():
+    assert not isinstance(first_layer_in_float32("cpu"), FirstLayer)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(first_layer_in_float32("cpu"), FirstLayer)
 
 
 def test_pixels_in_another_range_without_saying_so_cost_bits():

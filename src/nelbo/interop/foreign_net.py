@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ class ForeignNet(nn.Module):
         Raises:
             NelboError: If it fails, or returns something else than a tensor of as many axes.
         """
-        with FirstLayer(z.device.type):
+        with first_layer_in_float32(z.device.type):
             if labels is None or self.classes.guidance is None:
                 return self._call(z, t, self._given(labels, z))
             output, null = self._call(z, t, labels), self._call(z, t, self._given(None, z))
@@ -128,8 +129,13 @@ def settings_identity(settings: list[Any], net: ForeignNet, name: str | None) ->
     return json.dumps([*settings, vars(net.classes), net.identity() if name is None else f"name {name}"])
 
 
+def first_layer_in_float32(device: str) -> AbstractContextManager[object]:
+    """Returns the context in which the first layer over an image runs in float32, whatever the autocast."""
+    return FirstLayer(device) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 class FirstLayer(TorchFunctionMode):
-    """Runs the first convolution or linear layer over an image in float32, whatever the autocast.
+    """Runs the first convolution or linear layer over an image in float32.
 
     bfloat16 keeps 8 bits of a latent, and at low noise the bound is about the bits below. Layers over vectors, which
     embed times, do not count.
@@ -137,8 +143,7 @@ class FirstLayer(TorchFunctionMode):
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        self.device = device
-        self.is_done = not torch.is_autocast_enabled(device)
+        self.device, self.is_done = device, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Calls a function of torch, of the first layer with autocast off."""
