@@ -13,7 +13,14 @@ from nelbo.data.arrays import Labels, as_images
 from nelbo.data.images import Images
 from nelbo.diffusion import bound
 from nelbo.diffusion.bound import Bound, BoundedModel, to_bpd
-from nelbo.diffusion.draws import chain_draws, evaluation_draws, evaluation_times, standard_error, to_device
+from nelbo.diffusion.draws import (
+    chain_draws,
+    evaluation_draws,
+    evaluation_times,
+    standard_error,
+    step_draws,
+    to_device,
+)
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel, check_n_steps, check_seed
 from nelbo.models.labels import check_fits, labels_of
@@ -129,14 +136,8 @@ def evaluate(
             is out of range, or the time schedule or table is another model's, or labels that it needs are missing.
     """
     data = as_images(data, labels)
-    check_fits(model, data)
-    _check_steps(model, n_steps)
-    check_seed(seed)
-    for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
-        if value < 1:
-            raise NelboError(f"{name} must be at least 1, got {value}")
     world = World(0, 1, model.device) if world is None else world
-    resolved = precision_of(model, precision, data, len(data) * n_passes)
+    resolved: Precision = agree(world, lambda: _checked(model, data, n_steps, seed, n_passes, batch_size, precision))
     model.eval()
     set_precision(model, model.device, resolved)
     method = choose_method(model, data, n_steps, table, seed, batch_size, resolved, world)
@@ -156,6 +157,25 @@ class _Settings:
     n_passes: int
     batch_size: int
     precision: Precision
+
+
+def _checked(
+    model: DiffusionModel,
+    data: Images,
+    n_steps: int | TimeSchedule | Literal["all"] | None,
+    seed: int,
+    n_passes: int,
+    batch_size: int,
+    precision: str,
+) -> Precision:
+    """Returns the precision to evaluate in, if everything that was asked for is in range."""
+    check_fits(model, data)
+    _check_steps(model, n_steps)
+    check_seed(seed)
+    for name, value in (("n_passes", n_passes), ("batch_size", batch_size)):
+        if value < 1:
+            raise NelboError(f"{name} must be at least 1, got {value}")
+    return precision_of(model, precision, data, len(data) * n_passes)
 
 
 def _terms(
@@ -189,8 +209,13 @@ def _estimate(
     """Returns one pass's estimate of the bound of some images of a data set."""
     method, seed = settings.method, settings.seed
     if method.schedule is not None:
-        eps_0, eps = chain_draws(indices, images.shape[1:], seed, which)
-        return chain_bound(model, method.schedule, images, eps_0.to(images.device), eps.to(images.device), advance)
+        eps_0, eps = (noise.to(images.device) for noise in chain_draws(indices, images.shape[1:], seed, which))
+
+        def eps_of(step: int) -> Float[Tensor, "b c h w"]:
+            return step_draws(indices, images.shape[1:], seed, which, step).to(images.device)
+
+        own = eps_of if method.has_own_noise else None
+        return chain_bound(model, method.schedule, images, eps_0, eps, advance, own)
     draws = evaluation_draws(indices, images.shape[1:], seed, settings.n_passes, which)
     result = bound.bound(model, images, to_device(draws, images.device), method.n_steps, method.profile)
     advance(1)

@@ -12,8 +12,9 @@ from nelbo.data import from_array
 from nelbo.errors import NelboError
 from nelbo.models.fingerprint import images_digest
 from nelbo.time_schedule import gather as gathering
+from nelbo.time_schedule.empty_table import MAX_EXIT_LEVELS
 from nelbo.time_schedule.error_table import load_table, save_table
-from nelbo.time_schedule.gather import MAX_EXIT_LEVELS, SITTING, error_table
+from nelbo.time_schedule.gather import SITTING, error_table
 
 from fixtures.error_tables import KINDS, assert_equal, assert_same, gather, kinds
 
@@ -22,19 +23,41 @@ from fixtures.error_tables import KINDS, assert_equal, assert_same, gather, kind
 def test_the_network_sees_every_image_once_at_every_level(make_model, make_pixels, kind):
     model = make_model(*kind)
     table = error_table(model, make_pixels(SITTING + 3), n_gammas=10)
-    n_levels = kind[0] or 10
-    assert model.n_images_seen == (SITTING + 3) * n_levels
-    assert len(table.gammas) == n_levels
-    assert table.n_images.tolist() == [SITTING + 3] * n_levels
+    n_pilot = 0 if kind[0] is None else 4 * 11
+    assert model.n_images_seen == (SITTING + 3) * 10 + n_pilot
+    assert len(table.gammas) == 10
+    assert table.n_images.tolist() == [SITTING + 3] * 10
 
 
-def test_levels_are_even_in_gamma_or_the_models_own(make_model, make_pixels):
+def test_levels_are_even_in_gamma_or_some_of_the_models_own(make_model, make_pixels):
     table = gather(make_model, make_pixels)
     torch.testing.assert_close(table.gammas, -13.3 + 1.83 * torch.arange(1, 11, dtype=torch.float64))
     assert table.subject.gamma_0 == pytest.approx(-13.3)
-    ddpm = gather(make_model, make_pixels, kind=KINDS[1])
-    assert torch.equal(ddpm.gammas, make_model(12).gammas)
+    ddpm, whole = (gather(make_model, make_pixels, kind=KINDS[1], n_gammas=n) for n in (10, 12))
+    assert torch.equal(ddpm.gammas, make_model(12).gammas[ddpm.timesteps])
+    assert ddpm.timestep(0) == 0
+    assert ddpm.timestep(9) == 11
     assert ddpm.subject.gamma_0 is None
+    assert whole.timesteps is None
+    assert torch.equal(whole.gammas, make_model(12).gammas)
+    assert torch.equal(whole.error[ddpm.timesteps], ddpm.error)
+
+
+def test_by_default_a_discrete_model_is_measured_at_250_of_its_levels(make_model, make_pixels):
+    model = make_model(300, "forward")
+    table = error_table(model, make_pixels(1), precision="float32", exit_kinds=())
+    assert len(table.gammas) == 250
+    assert model.n_images_seen == 250 + 32
+
+
+def test_a_table_of_all_levels_goes_on_by_default(make_model, make_pixels):
+    """As those of earlier versions are."""
+    model = make_model(300, "forward")
+    settings = {"precision": "float32", "exit_kinds": ()}
+    start = error_table(model, make_pixels(1), n_gammas=300, **settings)
+    model.n_images_seen = 0
+    assert_equal(error_table(model, make_pixels(1), start=start, **settings), start)
+    assert model.n_images_seen == 0
 
 
 @kinds
@@ -101,7 +124,8 @@ def test_an_interrupted_table_goes_on(make_model, make_pixels, kind, tmp_path):
         finished = error_table(model, make_pixels(SITTING + 2), n_gammas=10, precision="float32", start=start)
         assert_same(finished, whole)
         assert torch.equal(start.n_images, n_images)  # Going on leaves the start as it was.
-        assert model.n_images_seen == (SITTING + 2) * len(whole.gammas)
+        n_pilot = 0 if kind[0] is None else 4 * 11
+        assert model.n_images_seen == (SITTING + 2) * len(whole.gammas) + n_pilot
 
 
 def call_at(function, number, first):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nelbo.errors import NelboError
 
@@ -11,24 +11,27 @@ if TYPE_CHECKING:
     from nelbo.time_schedule.schedule import TimeSchedule
 
 
-def parse_steps(steps: str) -> int | Path | None:
-    """Returns the number of steps that ``--steps`` names, None for ``inf``, or the file of a time schedule.
+def parse_steps(steps: str) -> int | Path | Literal["all"] | None:
+    """Returns the number of steps that ``--steps`` names, ``all``, None for ``inf``, or the file of a time schedule.
 
     Raises:
-        NelboError: If it is neither a positive integer nor ``inf`` nor a file.
+        NelboError: If it is neither a positive integer nor ``inf`` nor ``all`` nor a file.
     """
     if steps == "inf":
         return None
+    if steps == "all":
+        return "all"
     if steps.isdecimal() and int(steps) >= 1:
         return int(steps)
     if Path(steps).is_file():
         return Path(steps)
     raise NelboError(
-        f"--steps is a number of steps from 1 on, inf for continuous time, or a time schedule's file, got {steps!r}"
+        "--steps is a number of steps from 1 on, all for every level of a discrete-time model, inf for continuous "
+        f"time, or a time schedule's file, got {steps!r}"
     )
 
 
-def open_steps(steps: "int | Path | None") -> "int | TimeSchedule | None":
+def open_steps(steps: int | Path | Literal["all"] | None) -> "int | TimeSchedule | Literal['all'] | None":
     """Returns what was parsed, with a file read as the time schedule it holds."""
     from nelbo.time_schedule.schedule import TimeSchedule
 
@@ -69,9 +72,9 @@ def check_batch_size(batch_size: int) -> None:
 
 
 @contextmanager
-def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int, unit: str, quiet: bool = False) -> Iterator[Callable[[int], object]]:
     """Yields the function that counts what is done, and shows it on standard error as :class:`Meter` does."""
     from nelbo.runtime.meter import Meter
 
-    with Meter(total, unit) as meter:
+    with Meter(total, unit, quiet=quiet) as meter:
         yield meter.advance

@@ -1,12 +1,19 @@
 """``nelbo sample``: draws images from a model."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from nelbo.cli.arguments import check_batch_size, parse_seeds, parse_steps
 from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+    from nelbo.models.interface import DiffusionModel
+    from nelbo.time_schedule.schedule import TimeSchedule
 
 
 def sample(
@@ -21,10 +28,13 @@ def sample(
 ) -> None:
     """Draws images from a model by ancestral sampling: OUT/grid.png and one OUT/SEED.png for each seed.
 
+    Started under torchrun, processes and their devices share the seeds, for the same images but for rounding.
+
     Args:
         model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
         out: The folder to write to.
-        steps: Steps of the chain, each one network evaluation; or the file of a time schedule.
+        steps: Steps of the chain, each one network evaluation; all for every level of a discrete-time model; or the
+            file of a time schedule.
         seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.
         classes: Of a class-conditional model, the classes to draw, written like the seeds: seed k is of class number k
             of them, counted in circles. Without it, all.
@@ -39,21 +49,47 @@ def sample(
         raise NelboError("--steps inf: sampling needs a number of steps, such as 250")
 
     from nelbo.cli.arguments import open_steps, progress_bar
-    from nelbo.data.pictures import save_grid, save_png
+    from nelbo.cli.cost import say_cost
     from nelbo.interop.any_model import load
+    from nelbo.runtime.agreement import agree, collect, one_of_many
     from nelbo.runtime.atomic import check_writable
-    from nelbo.runtime.device import choose_device
     from nelbo.sampling import sample as draw
 
-    n_steps = open_steps(parsed)
-    assert n_steps is not None
-    loaded = load(model, choose_device(device))
-    check_writable(out / "grid.png")
-    per_image = n_steps if isinstance(n_steps, int) else n_steps.n_steps
-    n_calls = per_image * -(-len(numbers) // batch_size)
-    with progress_bar(n_calls, "call") as advance:
-        images = draw(loaded, n_steps, numbers, batch_size, precision, advance, wanted)
+    with one_of_many(device) as world:
+
+        def prepare() -> "tuple[DiffusionModel, int | TimeSchedule]":
+            n_steps = open_steps(parsed)
+            assert n_steps is not None, "refused above"
+            loaded = load(model, world.device)
+            check_writable(out / "grid.png")
+            if n_steps != "all":
+                return loaded, n_steps
+            if loaded.gammas is None:
+                raise NelboError("--steps all: the model knows any noise level; give a number of steps, such as 250")
+            return loaded, len(loaded.gammas)
+
+        loaded, n_steps = agree(world, prepare)
+        mine = world.share(len(numbers))
+        ours, quiet = numbers[mine.start : mine.stop], not world.is_first
+        per_image = n_steps if isinstance(n_steps, int) else n_steps.n_steps
+        agree(world, lambda: say_cost(loaded, per_image * len(ours), batch_size, precision, quiet))
+
+        def work() -> "list[UInt8[Tensor, 'c h w']]":
+            if not ours:
+                return []
+            with progress_bar(per_image * -(-len(ours) // batch_size), "call", quiet) as advance:
+                return list(draw(loaded, n_steps, ours, batch_size, precision, advance, wanted))
+
+        images = [image for part in collect(world, agree(world, work)) for image in part]
+        agree(world, lambda: _write(images, numbers, out) if world.is_first else None)
+
+
+def _write(images: "list[UInt8[Tensor, 'c h w']]", numbers: list[int], out: Path) -> None:
+    import torch
+
+    from nelbo.data.pictures import save_grid, save_png
+
     for number, image in zip(numbers, images, strict=True):
         save_png(image, out / f"{number:06d}.png")
-    save_grid(images, out / "grid.png")
+    save_grid(torch.stack(images), out / "grid.png")
     print(f"{len(numbers)} images: {out / 'grid.png'}")

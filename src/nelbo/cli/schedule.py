@@ -1,12 +1,17 @@
 """``nelbo schedule``: finds the time schedules with the best bound for any budgets of network calls."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from nelbo.cli.arguments import check_batch_size, parse_numbers
 from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.models.interface import DiffusionModel
+    from nelbo.time_schedule.error_table import ErrorTable
 
 
 def schedule(
@@ -18,7 +23,7 @@ def schedule(
     reverse: str = "spectral",
     exits: str = "decoder,channels,causal",
     fixed_ends: bool = False,
-    gammas: int = 1000,
+    gammas: int | None = None,
     images: int = 128,
     seed: int = 0,
     batch_size: int = 32,
@@ -29,7 +34,7 @@ def schedule(
 
     Writes OUT/K.safetensors for `nelbo eval`, `nelbo sample` and the codec, schedules.json, schedules.png, and the
     error table (errors.safetensors), with which a second search takes seconds. Interrupt it and run it again: it goes
-    on.
+    on. Started under torchrun, processes and their devices share the noise levels, for the same table.
 
     Args:
         model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
@@ -40,7 +45,8 @@ def schedule(
         reverse: The reverse kernel of the schedules; the report names the others and what they would cost.
         exits: How the chain may leave for the data: decoder is the model's own.
         fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
-        gammas: Noise levels of the error table; a discrete-time model has its own.
+        gammas: Noise levels of the error table, at which schedules may stop: by default 1000, of a discrete-time model
+            at most 250 of its own, chosen where the cost is.
         images: Images of the data to use, chosen at random.
         seed: The randomness of the choice and of the noise.
         batch_size: Images a network call, at most 32.
@@ -57,29 +63,55 @@ def schedule(
     from nelbo.cli.gathering import gather, loaded_table
     from nelbo.data.open import open_images
     from nelbo.interop.any_model import load
-    from nelbo.interop.ddpm import DDPM
-    from nelbo.interop.export import pipeline_schedules, save_timesteps
     from nelbo.models.provenance import provenance
+    from nelbo.runtime.agreement import agree, one_of_many
     from nelbo.runtime.atomic import check_writable
     from nelbo.runtime.bundled import bundled_tables
-    from nelbo.runtime.device import choose_device
+
+    with one_of_many(device) as world:
+
+        def prepare() -> "tuple[DiffusionModel, ErrorTable | None]":
+            check_writable(out / "schedules.json")
+            loaded = load(model, world.device)
+            known = loaded_table(loaded, table or bundled_tables().get(model), model) if data is None else None
+            return loaded, known
+
+        loaded, errors = agree(world, prepare)
+        if data is not None:
+            path = out / "errors.safetensors"
+            errors = gather(loaded, data, path, gammas, images, seed, batch_size, precision, world)
+        assert errors is not None, "gathered or loaded"
+        free = not fixed_ends
+
+        def search() -> None:
+            source = provenance(loaded, model, None if data is None else open_images(data), seed)
+            _search(loaded, errors, wanted, reverse, allowed, free, out, source)
+
+        agree(world, lambda: search() if world.is_first else None)
+
+
+def _search(
+    loaded: "DiffusionModel",
+    errors: "ErrorTable",
+    wanted: list[int],
+    reverse: str,
+    allowed: list[str],
+    is_free: bool,
+    out: Path,
+    source: Mapping[str, Any],
+) -> None:
+    """Finds, writes and prints the schedules."""
+    from nelbo.interop.ddpm import DDPM
+    from nelbo.interop.export import pipeline_schedules, save_timesteps
     from nelbo.time_schedule.error_table import doubt
     from nelbo.time_schedule.optimise import optimal_schedules
     from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
 
-    check_writable(out / "schedules.json")
-    loaded = load(model, choose_device(device))
-    if data is not None:
-        errors = gather(loaded, data, out / "errors.safetensors", gammas, images, seed, batch_size, precision)
-    else:
-        errors = loaded_table(loaded, table or bundled_tables().get(model), model)
-    free = {"free_entry": not fixed_ends, "free_exit": not fixed_ends}
-    found = optimal_schedules(errors, wanted, reverse, allowed, **free)
+    found = optimal_schedules(errors, wanted, reverse, allowed, free_entry=is_free, free_exit=is_free)
     result = report(errors, found, supported_kernels(errors), wanted)
     for budget, each in result.schedules.items():
         each.save(out / f"{budget}.safetensors")
-    seen = None if data is None else open_images(data)
-    result.save_json(out / "schedules.json", provenance(loaded, model, seen, seed))
+    result.save_json(out / "schedules.json", source)
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
     if reverse == "spectral" and (warning := doubt(errors)):

@@ -70,6 +70,13 @@ def chain_draws(
     )
 
 
+def step_draws(
+    indices: Iterable[int], image_shape: tuple[int, ...], seed: int, which: int, step: int
+) -> Float[Tensor, "b c h w"]:
+    """Returns the noise of images at one step of a chain in which each has its own."""
+    return normals(image_shape, indices, "step eps", seed, which, step)
+
+
 def training_draws(positions: range, n_batch: int, image_shape: tuple[int, ...], seed: int, step: int) -> Draws:
     r"""Returns the draws of part of a training batch, each a function of the seed, the step and its position.
 

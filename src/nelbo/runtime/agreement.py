@@ -67,6 +67,18 @@ def same(world: "World", value: bytes, what: str) -> None:
         raise _SharedError(f"the processes have different {what}")
 
 
+def collect(world: "World", value: _T) -> list[_T]:
+    """Returns what every process has, by rank, the same in each of them."""
+    if world.size == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[_T] = [value] * world.size
+    with _peers():
+        distributed.all_gather_object(values, value)
+    return values
+
+
 def in_turn(world: "World", parts: Iterable[_T]) -> Generator[_T, None, None]:
     """Yields on the first process the parts of all: the first ones by rank, then the second ones, and so on.
 

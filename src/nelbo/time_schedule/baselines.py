@@ -18,12 +18,12 @@ from nelbo.time_schedule.error_table import ErrorTable
 
 def even(table: ErrorTable, n_steps: int) -> list[int]:
     """Returns levels evenly spread in position: in the model's own time, for a discrete-time model."""
-    return _nodes(_fractions(table, n_steps), len(table.gammas))
+    return _nodes(table, _fractions(table, n_steps))
 
 
 def quadratic(table: ErrorTable, n_steps: int) -> list[int]:
     """Returns levels whose positions grow as squares, dense at small noise."""
-    return _nodes([fraction**2 for fraction in _fractions(table, n_steps)], len(table.gammas))
+    return _nodes(table, [fraction**2 for fraction in _fractions(table, n_steps)])
 
 
 def even_in_gamma(table: ErrorTable, n_steps: int) -> list[int]:
@@ -65,8 +65,15 @@ def _fractions(table: ErrorTable, n_steps: int) -> list[float]:
     return [1.0] if n_steps == 1 else [i / (n_steps - 1) for i in range(n_steps)]
 
 
-def _nodes(fractions: Sequence[float], n: int) -> list[int]:
-    """Returns 0 and a node for each fraction: of 1 to N where the first fraction is 0, else of 0 to N."""
+def _nodes(table: ErrorTable, fractions: Sequence[float]) -> list[int]:
+    """Returns 0 and a node for each fraction: of 1 to N where the first fraction is 0, else of 0 to N.
+
+    Of a table of some of a model's timesteps, these are the nodes nearest to fractions of all timesteps.
+    """
+    n = len(table.gammas)
+    if table.timesteps is not None:
+        wanted = [round(fraction * int(table.timesteps[-1])) for fraction in fractions]
+        return [0, *_distinct([int((table.timesteps - t).abs().argmin()) + 1 for t in wanted], n)]
     first = 1 if fractions[0] == 0 else 0
     return [0, *_distinct([round(first + fraction * (n - first)) for fraction in fractions], n)]
 

@@ -21,6 +21,7 @@ def chain_bound(
     eps_0: Float[Tensor, "b c h w"],
     eps: Float[Tensor, "b c h w"],
     progress: Callable[[int], object] = lambda n: None,
+    eps_of: Callable[[int], Float[Tensor, "b c h w"]] | None = None,
 ) -> Bound:
     """Returns an estimate of each image's bound under a schedule, from every one of its K network calls.
 
@@ -31,13 +32,16 @@ def chain_bound(
         eps_0: Noise of the latent that is decoded without the network.
         eps: Noise of the latents that the network sees, one for all levels.
         progress: Called with 1 after each step.
+        eps_of: Returns the noise of a step's latent, where each is to have its own: a sum over many steps is then far
+            less noisy. Leaving for the data keeps ``eps``.
     """
     x = to_unit(images)
     diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for step in range(len(schedule.gammas) - 1):
         gamma_s, gamma_t = _pair(schedule, step, x)
-        eps_hat, nu = model.predict(diffuse(x, eps, gamma_t), gamma_t)
-        diffusion += schedule.kernel(step).step_kl(eps - eps_hat, gamma_s, gamma_t, nu)
+        noise = eps if eps_of is None else eps_of(step)
+        eps_hat, nu = model.predict(diffuse(x, noise, gamma_t), gamma_t)
+        diffusion += schedule.kernel(step).step_kl(noise - eps_hat, gamma_s, gamma_t, nu)
         progress(1)
     prior = prior_kl(x, schedule.gammas[-1].to(x.device))
     return Bound(prior, exit_nats(model, schedule, images, eps_0, eps), diffusion, x[0].numel())

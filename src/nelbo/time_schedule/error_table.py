@@ -71,6 +71,7 @@ class ErrorTable:
         exit_losses: By kind, sums and sums of squares of their losses, shape (m, 2).
         exit_levels: Positions of the exit levels in ``gammas``, increasing.
         ranges: The histograms of learned variances, shape (n, bins, 4); None of a model without.
+        timesteps: Which of a discrete-time model's levels these are; None for all of them, and of continuous time.
         images: The SHA-256 of all the images that the table is of once it is finished; None of a sum of tables, or from
             a file that does not say.
     """
@@ -87,6 +88,7 @@ class ErrorTable:
     exit_losses: dict[str, Float[Tensor, "m 2"]] = field(default_factory=dict)
     exit_levels: Int[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ranges: Float[Tensor, "n bins 4"] | None = None
+    timesteps: Int[Tensor, " n"] | None = None
     images: str | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +102,10 @@ class ErrorTable:
         """Dimensions of one image."""
         channels, height, width = self.subject.image_shape
         return channels * height * width
+
+    def timestep(self, level: int) -> int:
+        """Returns which of a discrete-time model's own levels one of the table's is."""
+        return level if self.timesteps is None else int(self.timesteps[level])
 
     @property
     def mean_square(self) -> Float[Tensor, " n"]:
@@ -216,6 +222,8 @@ def save_table(table: ErrorTable, path: Path, dtype: torch.dtype = torch.float32
     tensors["covariance"] = (table.covariance / _per_level(tensors["largest"])).to(dtype).contiguous()
     if table.ranges is not None:
         tensors["ranges"] = table.ranges
+    if table.timesteps is not None:
+        tensors["timesteps"] = table.timesteps
     for kind, exits in table.exits.items():
         tensors |= _exit_tensors(kind, exits) | {f"{kind}.losses": table.exit_losses[kind]}
     header = {
@@ -263,6 +271,7 @@ def _table(header: dict[str, str], tensors: dict[str, Tensor]) -> ErrorTable:
         exits={kind: _exits(kind, tensors) for kind in kinds},
         exit_losses={kind: tensors[f"{kind}.losses"] for kind in kinds},
         ranges=tensors.get("ranges"),
+        timesteps=tensors.get("timesteps"),
         images=header.get("images"),
         **parts,
     )

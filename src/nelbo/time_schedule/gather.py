@@ -17,34 +17,44 @@ from nelbo.diffusion.draws import chain_draws
 from nelbo.diffusion.gaussian import denoised, diffuse
 from nelbo.diffusion.residual_decoder import Exit, fit_exit
 from nelbo.diffusion.spectral_basis import Basis, plain_basis
-from nelbo.diffusion.variance_histogram import N_BINS, moments
+from nelbo.diffusion.variance_histogram import moments
 from nelbo.errors import NelboError
-from nelbo.models.fingerprint import fingerprint, images_digest
+from nelbo.models.fingerprint import images_digest
 from nelbo.models.interface import DiffusionModel, check_seed
 from nelbo.models.labels import check_fits, labels_of
 from nelbo.models.precision import precision_of
+from nelbo.runtime.agreement import agree, collect
 from nelbo.runtime.atomic import uninterrupted
 from nelbo.runtime.device import Precision, autocast, set_precision
+from nelbo.runtime.processes import World
 from nelbo.runtime.randomness import permutation
-from nelbo.time_schedule.error_table import ErrorTable, Subject, pairs
+from nelbo.time_schedule.empty_table import EXIT_KINDS, empty_table
+from nelbo.time_schedule.error_table import ErrorTable, pairs
+from nelbo.time_schedule.table_levels import n_levels, table_levels
+from nelbo.time_schedule.table_parts import cut, join
 
 SITTING = 32  # Images that go through all levels before the next ones do; the first sitting also fits the exits.
-MAX_EXIT_LEVELS = 128
-EXIT_KINDS = ("channels", "causal")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a gathering reports: how many network calls on one image are done, and of how many."""
+    """What a gathering reports: how many network calls on one image this process has done, and of how many.
+
+    Attributes:
+        done: The calls.
+        total: All calls of this process.
+        is_whole: Whether the table is that of all processes.
+    """
 
     done: int
     total: int
+    is_whole: bool = True
 
 
 def error_table(
     model: DiffusionModel,
     data: Images | UInt8[Tensor, "n c h w"],
-    n_gammas: int = 1000,
+    n_gammas: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     precision: str = "auto",
@@ -53,13 +63,16 @@ def error_table(
     exit_kinds: Sequence[str] = EXIT_KINDS,
     progress: Callable[[ErrorTable, Progress], object] = lambda table, progress: None,
     labels: Labels | None = None,
+    world: World | None = None,
 ) -> ErrorTable:
     """Returns the error table of a model on images.
 
     Args:
         model: The model.
         data: The images, of the model's shape: training images, if schedules are to be judged on test images.
-        n_gammas: Levels, evenly spread in gamma over the model's range; a discrete-time model has its own.
+        n_gammas: Levels: by default 1000, evenly spread in gamma over the model's range; of a discrete-time model at
+            most 250 of its own, both ends among them, chosen where a pilot pass of 128 calls finds the cost. Schedules
+            stop at these levels alone.
         seed: The randomness of the noise; image k of the data has the noise of image k.
         batch_size: Images a network call, at most 32.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -69,89 +82,75 @@ def error_table(
         progress: Called after each batch with the table so far, which is complete in itself and stays so: it grows by
             whole levels, whenever the gathering is interrupted.
         labels: With a tensor of images, the class of each, integers of any type; a data set has its own.
+        world: The processes that share the levels; each of them makes this call. Their parts are put together after
+            every 32 images, and ``progress`` is called with parts, whose ``is_whole`` is false, in between.
 
     Raises:
         NelboError: If the images do not fit the model, a setting is out of range, ``start`` is the table of something
             else, or the model's output is no number.
     """
     data = as_images(data, labels)
-    check_fits(model, data)
-    check_seed(seed)
-    if not batch_size >= 1:
-        raise NelboError(f"batch_size must be at least 1, got {batch_size}")
-    n_levels = n_gammas if model.gammas is None else len(model.gammas)
-    resolved = precision_of(model, precision, data, len(data) * n_levels)
+    world = World(0, 1, model.device) if world is None else world
+    if n_gammas is None and start is not None:
+        n_gammas = len(start.gammas)
+    n, resolved = agree(world, lambda: _checked(model, data, n_gammas, seed, batch_size, precision))
     model.eval()
     set_precision(model, model.device, resolved)
-    table = empty_table(model, n_gammas, seed, resolved, exit_kinds, exits_of)
-    table = replace(table, images=images_digest(data, labels_of(model, data)))
-    if start is not None:
+    gammas, timesteps = table_levels(model, data, n, seed, batch_size, resolved, world, start or exits_of)
+
+    def begin() -> ErrorTable:
+        table = empty_table(model, gammas, timesteps, seed, resolved, exit_kinds, exits_of)
+        table = replace(table, images=images_digest(data, labels_of(model, data)))
+        if start is None:
+            return table
         _check_continues(table, start)
-        table = copy.deepcopy(start)  # What follows adds to its sums in place.
+        return copy.deepcopy(start)  # What follows adds to its sums in place.
+
+    table = agree(world, begin)
     with torch.no_grad():
         for first in range(0, len(data), SITTING):
             indices = range(first, min(first + SITTING, len(data)))
             sitting = _Sitting(model, data, indices, batch_size, seed, resolved)
-            table = _sit(table, sitting, len(data), progress)
+            table = _sit_together(world, table, sitting, len(data), progress)
     return table
+
+
+def _checked(
+    model: DiffusionModel, data: Images, n_gammas: int | None, seed: int, batch_size: int, precision: str
+) -> tuple[int, Precision]:
+    """Returns the number of levels and the precision, if everything that was asked for is in range."""
+    check_fits(model, data)
+    check_seed(seed)
+    if batch_size < 1:
+        raise NelboError(f"batch_size must be at least 1, got {batch_size}")
+    n = n_levels(model, n_gammas)
+    return n, precision_of(model, precision, data, len(data) * n)
+
+
+def _sit_together(
+    world: World,
+    table: ErrorTable,
+    sitting: "_Sitting",
+    n_data: int,
+    progress: Callable[[ErrorTable, Progress], object],
+) -> ErrorTable:
+    """Returns the table with a sitting's images, each process having taken them through its share of the levels."""
+    if world.size == 1:
+        return _sit(table, sitting, n_data, progress)
+    mine = world.share(len(table.gammas))
+
+    def part_done(part: ErrorTable, state: Progress) -> None:
+        progress(part, replace(state, is_whole=False))
+
+    part = agree(world, lambda: _sit(cut(table, mine), sitting, n_data, part_done))
+    whole = join(collect(world, part))
+    agree(world, lambda: progress(whole, Progress(int(part.n_images.sum()), n_data * len(mine))))
+    return whole
 
 
 def chosen_images(data: Images, n_images: int, seed: int = 0) -> Images:
     """Returns some of a data set's images, chosen at random, in their order."""
     return data.select(np.sort(permutation(len(data), "images of an error table", seed)[:n_images]))
-
-
-def levels(model: DiffusionModel, n_gammas: int) -> Float[Tensor, " n"]:
-    """Returns the noise levels of a model's table: its own, or ``n_gammas`` evenly spread ones above gamma_0."""
-    if model.gammas is not None:
-        return model.gammas.detach().cpu().double()
-    if n_gammas < 1:
-        raise NelboError(f"an error table has at least 1 gamma, got {n_gammas}")
-    gamma_0, gamma_1 = model.noise_schedule.gamma_0.item(), model.noise_schedule.gamma_1.item()
-    return gamma_0 + (gamma_1 - gamma_0) * torch.arange(1, n_gammas + 1, dtype=torch.float64) / n_gammas
-
-
-def subject(model: DiffusionModel, seed: int, precision: str) -> Subject:
-    """Returns what a table of a model is about."""
-    gamma_0 = model.noise_schedule.gamma_0.item() if model.exit_std is None else None
-    return Subject(fingerprint(model), model.image_shape, gamma_0, model.gammas is not None, seed, precision)
-
-
-def empty_table(
-    model: DiffusionModel,
-    n_gammas: int,
-    seed: int,
-    precision: str,
-    exit_kinds: Sequence[str] = EXIT_KINDS,
-    exits_of: ErrorTable | None = None,
-) -> ErrorTable:
-    """Returns the table of no images."""
-    if unknown := set(exit_kinds) - set(EXIT_KINDS):
-        raise NelboError(f"no exit {sorted(unknown)[0]!r}; there are {', '.join(EXIT_KINDS)}")
-    gammas, about = levels(model, n_gammas), subject(model, seed, precision)
-    n, (channels, *_), block = len(gammas), about.image_shape, plain_basis(about.image_shape).block
-    spacing = -(-n // MAX_EXIT_LEVELS)
-    exit_levels = torch.arange(0, n, spacing) if exit_kinds else torch.zeros(0, dtype=torch.int64)
-    empty = ErrorTable(
-        subject=about,
-        gammas=gammas,
-        n_images=torch.zeros(n, dtype=torch.int64),
-        n_decoded=0,
-        square=torch.zeros(2, dtype=torch.float64),
-        decoder=torch.zeros(1 if about.gamma_0 is not None else n, 2, dtype=torch.float64),
-        error=torch.zeros(n, 2, dtype=torch.float64),
-        covariance=torch.zeros(n, len(pairs(channels)), *block, dtype=torch.float64),
-        exits={kind: [] for kind in exit_kinds},
-        exit_losses={kind: torch.zeros(len(exit_levels), 2, dtype=torch.float64) for kind in exit_kinds},
-        exit_levels=exit_levels,
-        ranges=torch.zeros(n, N_BINS, 4, dtype=torch.float64) if model.reverse.needs_range else None,
-    )
-    if exits_of is None:
-        return empty
-    if exits_of.subject != about or not torch.equal(exits_of.gammas, gammas):
-        raise NelboError("exits_of is the error table of another model, seed, precision or grid of gammas")
-    losses = {kind: torch.zeros(len(exits_of.exit_levels), 2, dtype=torch.float64) for kind in exits_of.exits}
-    return replace(empty, exits=exits_of.exits, exit_losses=losses, exit_levels=exits_of.exit_levels)
 
 
 @dataclass(frozen=True, eq=False)

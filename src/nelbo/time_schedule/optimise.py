@@ -73,7 +73,9 @@ def optimal_schedules(
     wanted, n = sorted(budgets or []), len(table.gammas)
     for budget in wanted[:1] + wanted[-1:]:
         if not 1 <= budget <= n:
-            raise NelboError(f"a budget is a number of network calls from 1 to {n}, got {budget}")
+            raise NelboError(
+                f"a budget is a number of network calls from 1 to {n}, the levels of the error table, got {budget}"
+            )
     graph = costs(table, reverse, exits, free_entry, free_exit)
     paths = shortest_paths(graph.edges, wanted[-1] if wanted else n, graph.entry)
     return Schedules(table, graph, paths, (exits, free_entry, free_exit))
@@ -103,7 +105,7 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
         fingerprint=table.subject.fingerprint,
         image_shape=table.subject.image_shape,
         n_steps=len(levels),
-        timesteps=tuple(levels) if table.subject.discrete else None,
+        timesteps=tuple(table.timestep(level) for level in levels) if table.subject.discrete else None,
         prediction=_prediction(table, graph, nodes, kind),
         tensors={name: torch.stack([kernel.tensors()[name] for kernel in kernels])[: len(uppers)] for name in names},
         basis=kernels[0].basis,

@@ -62,10 +62,11 @@ def pilot(
         if mine:
             costs[list(mine)] = _costs(model, data, levels, uppers[mine.start : mine.stop], seed, batch_size, precision)
 
+        if not bool(torch.isfinite(costs).all()):
+            raise NelboError("the bound is not finite: the model's weights or its noise schedule are damaged")
+
     agree(world, measure)
     costs = world.total(costs)
-    if not bool(torch.isfinite(costs).all()):
-        raise NelboError("the bound is not finite: the model's weights or its noise schedule are damaged")
     costs = costs.clamp(min=1e-12 * costs.max().clamp(min=1e-30).item())
     rounded = torch.exp2((costs.log2() * _STEPS_PER_OCTAVE).round() / _STEPS_PER_OCTAVE)
     return Profile(levels[uppers], rounded)
