@@ -108,5 +108,7 @@ def loaded_table(model: "DiffusionModel", path: Path | None, name: str) -> "Erro
         raise NelboError(f"no error table comes with {name!r}: give images to measure it on with --data")
     table = load_table(path)
     if table.subject.fingerprint != fingerprint(model):
-        raise NelboError(f"{path} is the error table of another model than {name!r}: give images with --data instead")
+        raise NelboError(
+            f"{path} is the error table of another model than {name!r}: make its own with `nelbo schedule`"
+        )
     return table

@@ -38,6 +38,12 @@ def check_table(table: "ErrorTable") -> None:
     _check_numbers("covariance", table.covariance, (n, n_pairs, *plain_basis(shape).block))
     if table.ranges is not None:
         _check_numbers("ranges", table.ranges, (n, N_BINS, 4))
+    if table.timesteps is not None:
+        whole = table.timesteps.dtype == torch.int64 and tuple(table.timesteps.shape) == (n,)
+        _expect(whole and table.subject.discrete, "timesteps are no n whole numbers of a discrete-time model")
+        _expect(
+            bool((table.timesteps.diff() > 0).all() and table.timesteps[0] == 0), "timesteps do not increase from 0"
+        )
     levels = table.exit_levels
     _expect(levels.dtype == torch.int64 and levels.ndim == 1, "exit_levels are no positions")
     _expect(bool((levels.diff() > 0).all() and ((levels >= 0) & (levels < n)).all()), "exit_levels are out of range")

@@ -16,7 +16,7 @@ from nelbo.runtime.device import Precision
 from nelbo.runtime.processes import World
 from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.pilot import n_pilot_calls, pilot
-from nelbo.time_schedule.profile import bundled_table, check_table, profile_of
+from nelbo.time_schedule.profile import bundled_table, check_table_model, profile_of
 from nelbo.time_schedule.schedule import TimeSchedule, plain_schedule
 
 Drawn = Literal["evenly", "pilot", "table", "all"]
@@ -91,7 +91,7 @@ def _known(
         return Method(n_steps, n_calls, "evenly")
     levels = None if n_levels is None else chain_levels(model.given(), n_levels).detach().cpu()
     if table is not None:
-        check_table(table, model)
+        check_table_model(table, model)
     elif model.gammas is None:
         table = bundled_table(model)
     if table is not None:

@@ -42,7 +42,7 @@ def bundled_table(model: DiffusionModel) -> ErrorTable | None:
     return None
 
 
-def check_table(table: ErrorTable, model: DiffusionModel) -> None:
+def check_table_model(table: ErrorTable, model: DiffusionModel) -> None:
     """Raises NelboError if an error table is another model's."""
     if table.subject.fingerprint != fingerprint(model):
         raise NelboError("the error table is another model's: make one of this model with `nelbo schedule`")
