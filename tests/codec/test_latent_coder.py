@@ -13,6 +13,7 @@ from nelbo.codec.make_plan import make_plan
 from nelbo.codec.plan import unpack_plan
 from nelbo.codec.residual_coder import FixedExit
 from nelbo.codec.residual_loops import log2_of, power_of
+from nelbo.diffusion.residual_decoder import NEIGHBOURS
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import CorruptArchiveError, NelboError, StackEmptyError
 from nelbo.runtime.decimals import LOG_BITS, log_table, power_table
@@ -21,7 +22,7 @@ from nelbo.time_schedule.chain import chain_bound
 CODABLE = [name for name, kernel in KERNELS.items() if not kernel.needs_range]
 # One step from pure noise to z_0: a standard deviation a thousand times the posterior's.
 REFUSED = {(name, "decoder", 2) for name in ("forward", "analytic", "cautious")}
-EXITS = ("decoder", "channels", "causal")
+EXITS = ("decoder", *NEIGHBOURS)
 
 
 def messages(n, n_words=4000):
@@ -99,7 +100,7 @@ def test_a_dry_lane_stops_alone(coder_of, schedule_of, smooth_images):
     assert lanes.messages[0] == alone.messages[0]
 
 
-@pytest.mark.parametrize("kind", ["channels", "causal"])
+@pytest.mark.parametrize("kind", NEIGHBOURS)
 def test_the_fixed_exit_is_the_exit(schedule_of, small_model, smooth_images, tables, kind):
     schedule, images = schedule_of("posterior", kind), smooth_images(2)
     x_hat = (

@@ -21,7 +21,7 @@ def schedule(
     table: Path | None = None,
     budgets: str = "4,8,16,32,64",
     reverse: str = "spectral",
-    exits: str = "decoder,channels,causal",
+    exits: str = "all",
     fixed_ends: bool = False,
     gammas: int | None = None,
     images: int = 128,
@@ -43,7 +43,8 @@ def schedule(
         table: An error table made before, in place of images; a bundled model comes with one.
         budgets: The numbers of network calls.
         reverse: The reverse kernel of the schedules; the report names the others and what they would cost.
-        exits: How the chain may leave for the data: decoder is the model's own.
+        exits: How the chain may leave for the data, such as decoder,channels: decoder is the model's own; all adds every
+            residual decoder of the error table.
         fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
         gammas: Noise levels of the error table, at which schedules may stop: by default 1000, of a discrete-time model
             at most 250 of its own, chosen where the cost is.
@@ -54,7 +55,8 @@ def schedule(
         device: Where to compute.
     """
     check_batch_size(batch_size)
-    wanted, allowed = parse_numbers(budgets, "--budgets"), [part.strip() for part in exits.split(",") if part.strip()]
+    wanted = parse_numbers(budgets, "--budgets")
+    allowed = None if exits == "all" else [part.strip() for part in exits.split(",") if part.strip()]
     if images < 1:
         raise NelboError(f"--images is a number from 1 on, got {images}")
     if data is not None and table is not None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nelbo.diffusion.residual_decoder import NEIGHBOURS
 from nelbo.diffusion.spectral_basis import plain_basis
 from nelbo.diffusion.variance_histogram import N_BINS
 from nelbo.errors import NelboError
@@ -15,7 +16,6 @@ from nelbo.models.interface import DiffusionModel
 from nelbo.time_schedule.error_table import ErrorTable, Subject, pairs
 
 MAX_EXIT_LEVELS = 128
-EXIT_KINDS = ("channels", "causal")
 
 
 def subject(model: DiffusionModel, seed: int, precision: str) -> Subject:
@@ -30,12 +30,13 @@ def empty_table(
     timesteps: Int64[Tensor, " n"] | None,
     seed: int,
     precision: str,
-    exit_kinds: Sequence[str] = EXIT_KINDS,
+    exit_kinds: Sequence[str] | None = None,
     exits_of: ErrorTable | None = None,
 ) -> ErrorTable:
     """Returns the table of no images."""
-    if unknown := set(exit_kinds) - set(EXIT_KINDS):
-        raise NelboError(f"no exit {sorted(unknown)[0]!r}; there are {', '.join(EXIT_KINDS)}")
+    exit_kinds = tuple(NEIGHBOURS) if exit_kinds is None else exit_kinds
+    if unknown := set(exit_kinds) - set(NEIGHBOURS):
+        raise NelboError(f"no exit {sorted(unknown)[0]!r}; there are {', '.join(NEIGHBOURS)}")
     about = subject(model, seed, precision)
     n, (channels, *_), block = len(gammas), about.image_shape, plain_basis(about.image_shape).block
     spacing = -(-n // MAX_EXIT_LEVELS)

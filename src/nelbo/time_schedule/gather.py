@@ -28,7 +28,7 @@ from nelbo.runtime.atomic import uninterrupted
 from nelbo.runtime.device import Precision, autocast, set_precision
 from nelbo.runtime.processes import World
 from nelbo.runtime.randomness import permutation
-from nelbo.time_schedule.empty_table import EXIT_KINDS, empty_table
+from nelbo.time_schedule.empty_table import empty_table
 from nelbo.time_schedule.error_table import ErrorTable, pairs
 from nelbo.time_schedule.table_levels import n_levels, table_levels
 from nelbo.time_schedule.table_parts import cut, join
@@ -60,7 +60,7 @@ def error_table(
     precision: str = "auto",
     start: ErrorTable | None = None,
     exits_of: ErrorTable | None = None,
-    exit_kinds: Sequence[str] = EXIT_KINDS,
+    exit_kinds: Sequence[str] | None = None,
     progress: Callable[[ErrorTable, Progress], object] = lambda table, progress: None,
     labels: Labels | None = None,
     world: World | None = None,
@@ -78,7 +78,8 @@ def error_table(
         precision: ``auto``, ``float32`` or ``bfloat16``.
         start: A table of the same call that was interrupted, on the same images; what it holds is not computed again.
         exits_of: A table whose exits to use, so that the two add up; by default exits are fitted to the first images.
-        exit_kinds: Which exits to fit and measure, of ``channels`` and ``causal``.
+        exit_kinds: Which residual decoders to fit and measure, keys of
+            :data:`nelbo.diffusion.residual_decoder.NEIGHBOURS`; by default all.
         progress: Called after each batch with the table so far, which is complete in itself and stays so: it grows by
             whole levels, whenever the gathering is interrupted.
         labels: With a tensor of images, the class of each, integers of any type; a data set has its own.
