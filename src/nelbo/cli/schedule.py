@@ -43,8 +43,8 @@ def schedule(
         table: An error table made before, in place of images; a bundled model comes with one.
         budgets: The numbers of network calls.
         reverse: The reverse kernel of the schedules; the report names the others and what they would cost.
-        exits: How the chain may leave for the data, such as decoder,channels: decoder is the model's own; all adds every
-            residual decoder of the error table.
+        exits: How the chain may leave for the data, such as decoder,channels; decoder is the model's own, and all is
+            that and every residual decoder of the error table.
         fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
         gammas: Noise levels of the error table, at which schedules may stop: by default 1000, of a discrete-time model
             at most 250 of its own, chosen where the cost is.
