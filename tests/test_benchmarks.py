@@ -77,3 +77,14 @@ def test_an_archive_of_jpeg_files_is_hardly_more_than_their_transcoding(script, 
     assert found["files"] == 4
     assert found["JPEG XL"] < found["JPEG"]
     assert found["archive"] < found["JPEG XL"] + 500 + 40 * 4
+
+
+@pytest.mark.slow
+def test_steps_drawn_by_their_cost_are_far_less_noisy_than_even_ones(script):
+    """At as many network calls, the pilot pass among them."""
+    benchmark = script("benchmarks/estimate_variance.py")
+    model, images = benchmark.gaussian()
+    row = benchmark.compare("gaussian", model, images, 4)
+    assert row.n_calls <= row.n_even_calls <= 2 * row.n_calls
+    assert row.ratio > 5
+    assert row.claimed_error > row.error / 2
