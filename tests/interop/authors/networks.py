@@ -26,6 +26,8 @@ class Preconditioned(nn.Module):
         sigma = sigma.to(torch.float32).reshape(-1, 1, 1, 1)
         total = sigma**2 + self.sigma_data**2
         output = self.model(x / total.sqrt(), sigma.flatten().log() / 4)
+        if class_labels is not None:
+            output = output + 0.01 * class_labels.argmax(1)[:, None, None, None]
         return self.sigma_data**2 / total * x + sigma * self.sigma_data / total.sqrt() * output
 
 
