@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -194,17 +193,3 @@ def test_a_model_folder_serves_both_sides(place):
     assert run("list", "x.png.nelbo") == 0
     shutil.rmtree(place / "cache", ignore_errors=True)
     assert run("decompress", "x.png.nelbo", "--model", "runs/mine", "-o", "out", "-q") == 0
-
-
-@pytest.mark.slow
-def test_workers_change_no_byte(place):
-    images = smooth(np.random.default_rng(0), 28 * 40, 28 * 20, 1)[..., 0].astype(np.uint8)
-    rows = images.reshape(40, 28, 20, 28).swapaxes(1, 2).reshape(-1, 28, 28)
-    np.savez(place / "set.npz", images=rows)
-    for n in (1, 2):
-        code = f"from nelbo.cli.main import main; main({['compress', 'set.npz', '-o', f'{n}.nelbo', f'-T{n}']!r} + "
-        code += "['--model', 'mnist-tiny', '--steps', '8', '--chain', '64', '-q'])"
-        subprocess.run([sys.executable, "-c", code], check=True)
-    assert (place / "1.nelbo").read_bytes() == (place / "2.nelbo").read_bytes()
-    for n in (1, 2):
-        assert run("test", f"{n}.nelbo", "-q", f"-T{n}") == 0

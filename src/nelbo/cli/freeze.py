@@ -11,7 +11,7 @@ from nelbo.errors import NelboError
 
 def freeze(
     model: Annotated[str, tyro.conf.Positional],
-    out: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path | None, tyro.conf.Positional] = None,
     data: str | None = None,
     n_images: int = 32,
     seed: int = 0,
@@ -25,7 +25,7 @@ def freeze(
 
     Args:
         model: A bundled model's name or a model folder.
-        out: The file to write.
+        out: The file to write; by default the frozen form in the model's folder, which both sides then need alone.
         data: Images like those that the model was trained on, never of a test set: a folder, .zip, .npz, .npy or
             .parquet. Without any, the model draws them.
         n_images: Images to use: half of them set the limits of the integers, half measure the cost.
@@ -37,12 +37,15 @@ def freeze(
         raise NelboError(f"--n-images is at least 2, one to set limits and one to measure, got {n_images}")
 
     from nelbo.cli.archive_files import check_free
+    from nelbo.cli.archive_models import model_folder_of
     from nelbo.cli.arguments import progress_bar
     from nelbo.integer.freeze import N_GAMMAS, choose_images
     from nelbo.integer.freeze import freeze as run
+    from nelbo.integer.frozen_files import FROZEN
     from nelbo.models.folder import load
     from nelbo.runtime.device import choose_device
 
+    out = model_folder_of(model) / FROZEN if out is None else out
     check_free(out, force)
     loaded = load(model, choose_device(device))
     images = choose_images(loaded, data, n_images, seed)

@@ -118,7 +118,7 @@ def found_in(path: Path, selection: Selection, kept: Kept) -> Iterator[Found]:
         yield _found(path, path.name, FileKind.FILE, is_picture_file(path), is_removable)
         return
     base = path.resolve().name
-    for inner in _inside(path):
+    for inner in _inside(path, selection, kept):
         relative = inner.relative_to(path).as_posix()
         name = f"{base}/{relative}" if base else relative
         if selection.excludes(name) or selection.excludes(relative):
@@ -160,17 +160,17 @@ def _found(path: Path, name: str, kind: FileKind, is_picture: bool, is_removable
     return Found(path, name, kind, is_picture, n_bytes, stamp, status.st_mtime_ns, is_removable)
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    """Yields the files, links and empty folders at any depth below a folder, sorted.
-
-    Raises:
-        OSError: Some folder in it cannot be listed.
-    """
+def _inside(folder: Path, selection: Selection, kept: Kept) -> Iterator[Path]:
+    """Yields the files, links and empty folders at any depth below a folder, sorted; notes those it may not list."""
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_dir():
             yield path
             continue
-        inner = list(_inside(path))
+        try:
+            inner = list(_inside(path, selection, kept))
+        except OSError as error:
+            kept.add_problem(f"{path} cannot be listed ({error.strerror}): change its permissions", selection)
+            continue
         yield from inner or [path]
 
 

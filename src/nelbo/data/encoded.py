@@ -14,7 +14,7 @@ from nelbo.data.images import Images, describe
 from nelbo.errors import NelboError, one_line
 
 
-class Source(ABC):
+class EncodedFiles(ABC):
     """Where encoded images lie: their number, their names, and their bytes."""
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Source(ABC):
 class EncodedImages(Images):
     """Images decoded one by one, each time they are read."""
 
-    source: Source = field(repr=False)
+    source: EncodedFiles = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -58,7 +58,7 @@ class EncodedImages(Images):
         return np.moveaxis(rows.reshape(*self.shape[1:], self.shape[0]), -1, 0)
 
 
-def open_encoded(name: str, source: Source) -> EncodedImages:
+def open_encoded(name: str, source: EncodedFiles) -> EncodedImages:
     """Opens encoded images after reading the header, not the pixels, of every one of them.
 
     Args:
@@ -97,7 +97,7 @@ def name_some(names: Sequence[str], n_named: int = 3) -> str:
     return ", ".join(names[:n_named]) + more
 
 
-def _shape_or_problem(source: Source, index: int) -> tuple[int, int, int] | str:
+def _shape_or_problem(source: EncodedFiles, index: int) -> tuple[int, int, int] | str:
     try:
         with source.open(index) as stream, open_image(stream) as image:
             return image_shape(image)

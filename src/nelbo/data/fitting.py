@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 
-from nelbo.data.encoded import Source, name_some
+from nelbo.data.encoded import EncodedFiles, name_some
 from nelbo.data.header import open_image
 from nelbo.data.images import Images
 from nelbo.errors import NelboError, one_line
@@ -115,7 +115,7 @@ def fit_images(images: Images, fit: Fit) -> Images:
     return FittedImages(images.name, shape, images.labels, len(images), picture, fit)
 
 
-def open_fitted(name: str, source: Source, fit: Fit) -> Images:
+def open_fitted(name: str, source: EncodedFiles, fit: Fit) -> Images:
     """Opens encoded pictures after reading the header of every one of them.
 
     They are turned upright as their EXIF orientation says; what is transparent lies on white; an animation is its

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from nelbo.data.encoded import Source
+from nelbo.data.encoded import EncodedFiles
 from nelbo.data.header import is_image_file
 
 
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(EncodedFiles):
     """The image files of a folder: only their relative paths are held."""
 
     root: Path

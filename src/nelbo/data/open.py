@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nelbo.data.arrays import open_npy, open_npz
-from nelbo.data.encoded import Source, name_some, open_encoded
+from nelbo.data.encoded import EncodedFiles, name_some, open_encoded
 from nelbo.data.fitting import Fit, fit_images, open_fitted
 from nelbo.data.folder import FolderSource, image_files
 from nelbo.data.idx import is_idx, open_idx
@@ -36,7 +36,7 @@ OPENERS: dict[str, Callable[[Path], Images]] = {
 """What opens a file, by its extension. Folders and idx files are recognised by what they are."""
 
 
-SOURCES: dict[str, Callable[[Path], Source]] = {".parquet": parquet_source, ".zip": zip_source}
+SOURCES: dict[str, Callable[[Path], EncodedFiles]] = {".parquet": parquet_source, ".zip": zip_source}
 """What finds encoded images in a file, which may then be of any size."""
 
 
@@ -85,7 +85,7 @@ def _open_directory(path: Path) -> Images:
     return open_encoded(str(path), _directory_source(path))
 
 
-def _directory_source(path: Path) -> Source:
+def _directory_source(path: Path) -> EncodedFiles:
     names = image_files(path)
     if names:
         return FolderSource(path, names)

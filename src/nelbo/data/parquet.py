@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nelbo.data.encoded import EncodedImages, Source, open_encoded
+from nelbo.data.encoded import EncodedFiles, EncodedImages, open_encoded
 from nelbo.errors import NelboError, one_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ USUAL_NAMES = ("image", "img")
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetSource(Source):
+class ParquetSource(EncodedFiles):
     """The images of a column; they are held encoded, as they are in the file."""
 
     encoded: pa.ChunkedArray = field(repr=False)

@@ -6,13 +6,13 @@ from io import BufferedReader
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from nelbo.data.encoded import EncodedImages, Source, open_encoded
+from nelbo.data.encoded import EncodedFiles, EncodedImages, open_encoded
 from nelbo.data.header import is_image_file
 from nelbo.errors import NelboError, one_line
 
 
 @dataclass(frozen=True)
-class ZipSource(Source):
+class ZipSource(EncodedFiles):
     """The image files of an archive.
 
     Processes forked from one another share the position in an open file, so each opens the archive anew.
