@@ -97,7 +97,7 @@ def _search(
     errors: "ErrorTable",
     wanted: list[int],
     reverse: str,
-    allowed: list[str],
+    allowed: list[str] | None,
     is_free: bool,
     out: Path,
     source: Mapping[str, Any],
