@@ -120,6 +120,10 @@ WRONG = {
     "one pixel": ({"pixel_range": 1.0}, "pixel_range is"),
     "guidance": ({"guidance": 2.0}, "give n_classes= and null_class="),
     "classes": ({"n_classes": -1}, "n_classes is the number of classes"),
+    "classes in letters": ({"n_classes": "ten"}, "n_classes is the number of classes, 0 for none, got 'ten'"),
+    "a null class": ({"null_class": "none"}, "null_class is the label that stands for no class, a number, got 'none'"),
+    "guidance in letters": ({"guidance": "strong"}, "guidance is a number, got 'strong'"),
+    "a clip in letters": ({"clip": "x"}, "clip is a number above 0"),
 }
 
 

@@ -176,6 +176,7 @@ MISTAKEN = {
     "both": ({"betas": LINEAR, "alphas_cumprod": BAR}, "one of the two"),
     "neither": ({}, "one of the two"),
     "a time": ({"betas": LINEAR, "time": lambda t: t[:3]}, "a time for each of the 1000"),
+    "a time that fails": ({"betas": LINEAR, "time": lambda t: t / (1 / 0)}, "time= fails on the timesteps 0 .. 999"),
     "guidance": ({"betas": LINEAR, "guidance": 2.0}, "give n_classes= and null_class="),
     "pixels": ({"betas": LINEAR, "pixel_range": (1.0, -1.0)}, "low below high"),
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nelbo.errors import NelboError
 from nelbo.interop.betas import Numbers, betas_of
 from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
-from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
+from nelbo.interop.foreign_net import ForeignNet, classes_of, settings_identity
 from nelbo.interop.units import Number, Pair, units_of
 from nelbo.models.config import first_problem
 
@@ -107,7 +107,7 @@ def from_callable(
     except ValidationError as error:
         raise NelboError(f"from_callable: {first_problem(error)}") from None
     known, units = betas_of(betas, alphas_cumprod), units_of(pixel_range)
-    net = ForeignNet(eps, config.image_shape[0], Classes(n_classes, null_class, guidance))
+    net = ForeignNet(eps, config.image_shape[0], classes_of(n_classes, null_class, guidance))
     times = _times(time, len(known))
     return DDPM(TimedNet(net, times), known, config, settings_identity([], net, name), units).eval()
 
@@ -119,7 +119,12 @@ def _times(time: Time, n: int) -> Shaped[Tensor, " n"]:
         if time not in ("index", "index/T"):
             raise NelboError(f"time is 'index', 'index/T' or a function of the timesteps, got {time!r:.60}")
         return index if time == "index" else index / n
-    times = time(index)
+    try:
+        times = time(index)
+    except Exception as error:
+        raise NelboError(
+            f"time= fails on the timesteps 0 .. {n - 1}: {type(error).__name__}: {error!s:.100}"
+        ) from error
     if not isinstance(times, Tensor) or times.shape != (n,):
         raise NelboError(f"time= must return a time for each of the {n} timesteps it is given, got {times!r:.60}")
     return times.detach()

@@ -1,6 +1,7 @@
 """A network of continuous noise levels, in whatever coordinate and parametrisation, as a diffusion model."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from nelbo.diffusion.noise_schedule import Linear
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.coordinates import COORDINATES, to_noise
-from nelbo.interop.foreign_net import Classes, ForeignNet, settings_identity
+from nelbo.interop.foreign_net import ForeignNet, classes_of, settings_identity
 from nelbo.interop.units import Number, Pair, Units, units_of
 from nelbo.models.interface import DiffusionModel
 
@@ -135,10 +136,10 @@ def from_denoiser(
         if value not in known:
             raise NelboError(f"from_denoiser: {what} is one of {', '.join(known)}, got {value!r:.60}")
     shape = _checked_shape(image_shape)
-    if clip is not None and not clip > 0:
+    if clip is not None and not (isinstance(clip, Real) and clip > 0):
         raise NelboError(f"from_denoiser: clip is a number above 0 or None, got {clip!r:.60}")
     levels = _checked_range(coordinate, COORDINATES[coordinate].usual if range is None else range)
-    net = ForeignNet(function, shape[0], Classes(n_classes, null_class, guidance))
+    net = ForeignNet(function, shape[0], classes_of(n_classes, null_class, guidance))
     return Denoiser(net, shape, prediction, coordinate, levels, units_of(pixel_range), clip, name).eval()
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from nelbo.errors import NelboError
 from nelbo.interop.found import found_in
-from nelbo.interop.units import Number
 
 _LAYERS = {
     nn.functional.conv1d,
@@ -41,19 +41,29 @@ class Classes:
 
     n: int = 0
     null: int | None = None
-    guidance: Number | None = None
-
-    def __post_init__(self) -> None:
-        """Raises NelboError unless guidance has two predictions to mix."""
-        if self.n < 0:
-            raise NelboError(f"n_classes is the number of classes, 0 for none, got {self.n}")
-        if self.guidance is not None and (self.null is None or not self.n):
-            raise NelboError("guidance= mixes the predictions of a class and of none: give n_classes= and null_class=")
+    guidance: float | None = None
 
     @property
     def is_told(self) -> bool:
         """Whether the function takes labels."""
         return self.n > 0 or self.null is not None
+
+
+def classes_of(n: Any, null: Any, guidance: Any) -> Classes:  # noqa: ANN401
+    """Returns what a function is told of classes, as a user says it.
+
+    Raises:
+        NelboError: If a number is none, or guidance lacks one of the two predictions that it mixes.
+    """
+    if not isinstance(n, int) or n < 0:
+        raise NelboError(f"n_classes is the number of classes, 0 for none, got {n!r:.60}")
+    if null is not None and not isinstance(null, int):
+        raise NelboError(f"null_class is the label that stands for no class, a number, got {null!r:.60}")
+    if guidance is not None and not isinstance(guidance, Real):
+        raise NelboError(f"guidance is a number, got {guidance!r:.60}")
+    if guidance is not None and (null is None or not n):
+        raise NelboError("guidance= mixes the predictions of a class and of none: give n_classes= and null_class=")
+    return Classes(n, null, float(guidance) if guidance is not None else None)
 
 
 class ForeignNet(nn.Module):
