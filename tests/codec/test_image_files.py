@@ -118,6 +118,7 @@ def test_pixels_alone_get_a_name_that_says_a_format_that_holds_the_mode(mode, su
     path.write_bytes(saved(MODES[mode], "PNG"))
     source = open_source([path], selection=Selection(is_bare=True))
     (entry,) = source.entries
+    assert isinstance(entry, Entry)
     assert entry.mode == mode
     assert np.array_equal(source.pixels(0), MODES[mode])
     restored(path, tmp_path / "out", entry.name, is_bare=True)

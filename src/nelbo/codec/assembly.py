@@ -86,10 +86,10 @@ class Assembly:
         numbering = self._header.numbering(chain.coding)
         last = bisect_left(numbering, chain.first_tile + chain.n_tiles)
         for i in range(bisect_right(numbering, chain.first_tile) - 1, last):
-            wanted = [(chain.coding, tile) for tile in range(numbering[i], numbering[i + 1])]
+            wanted = range(numbering[i], numbering[i + 1])  # A forged image may claim very many.
             entry = self._header.entries[i]
-            if all(tile in self._tiles for tile in wanted) and isinstance(entry, Entry):
-                yield i, joined(np.stack([self._tiles.pop(tile) for tile in wanted]), entry)
+            if all((chain.coding, tile) in self._tiles for tile in wanted) and isinstance(entry, Entry):
+                yield i, joined(np.stack([self._tiles.pop((chain.coding, tile)) for tile in wanted]), entry)
 
     def _completed_files(
         self, chain: Chain, pieces: list[Pixels] | Tiles | list[bytes]
