@@ -27,7 +27,7 @@ MODELS = {
     ),
     "an EDM network": (
         "nelbo.from_denoiser(f, (3, 8, 8))",
-        ["continuous, sigma 0.002 to 80", "x, not clipped", "decoded without the network"],
+        ["continuous, sigma 0.002 to 80", "x, not clipped", "decoded without the network", "parameters  0"],
         [],
     ),
     "classes": (

@@ -12,9 +12,10 @@ MAX_PRIOR = 0.05  # Bits per dimension: a chain that ends in noise has less than
 
 def described(model: DiffusionModel) -> list[tuple[str, str]]:
     """Returns what is known of a model, as names and values."""
+    counted = model.net if isinstance(model, DDPM | Denoiser) else model  # Not the ends of a range.
     lines = [
         ("images", f"{tuple(model.image_shape)} (channels, height, width)"),
-        ("parameters", str(sum(parameter.numel() for parameter in model.parameters()))),
+        ("parameters", str(sum(parameter.numel() for parameter in counted.parameters()))),
     ]
     if isinstance(model, DDPM | Denoiser):
         low, high = model.units.range
