@@ -27,8 +27,8 @@ import torch
 
 from nelbo.codec.codec import Codec
 from nelbo.codec.plan_store import named_plan
-from nelbo.container.records import Kind
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.records import BlockKind
+from nelbo.container.stream import read_block_at, read_places
 from nelbo.data.open import open_images
 from nelbo.errors import NelboError
 from nelbo.integer.freeze import choose_images
@@ -197,8 +197,8 @@ def bundled_case(folder: Path, name: str, options: argparse.Namespace) -> Path:
 def n_coded(archive: bytes) -> tuple[int, int]:
     """Returns how many chains of an archive are bits-back, and how many there are."""
     header, places = read_places(BytesIO(archive))
-    kinds = [read_chain_at(BytesIO(archive), header, place).kind for place in places]
-    return kinds.count(Kind.BITS_BACK), len(kinds)
+    kinds = [read_block_at(BytesIO(archive), header, place).kind for place in places]
+    return kinds.count(BlockKind.BITS_BACK), len(kinds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from PIL import Image
 import nelbo
 from nelbo.codec.codec import Codec
 from nelbo.codec.plan_store import named_plan
-from nelbo.container.records import Kind
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.records import BlockKind
+from nelbo.container.stream import read_block_at, read_places
 from nelbo.data.images import Images
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel
@@ -102,8 +102,8 @@ def file_of(codec: Codec, images: Images, n: int) -> dict[str, float]:
     assert torch.equal(codec.decompress(data), pixels), "the archive does not give the images back"
     end = time.perf_counter()
     header, places = read_places(BytesIO(data))
-    chains = [read_chain_at(BytesIO(data), header, place) for place in places]
-    coded = [chain for chain in chains if chain.kind is Kind.BITS_BACK]
+    chains = [read_block_at(BytesIO(data), header, place) for place in places]
+    coded = [chain for chain in chains if chain.kind is BlockKind.BITS_BACK]
     n_coded = sum(chain.n_tiles - chain.n_seed_tiles for chain in coded)
     heads = sum(math.log2(chain.head_q) + math.log2(chain.head_p) - 64 for chain in coded)
     n_bits = sum(8 * (len(chain.payload) - chain.n_seed_bytes) for chain in coded) + heads

@@ -16,16 +16,16 @@ import numpy as np
 from codec import jpeg_xl_bytes, pillow_bytes
 
 from nelbo.ans.tables import build_tables
-from nelbo.codec.blocks import decode_chains, encode_chains
+from nelbo.codec.blocks import decode_blocks, encode_blocks
 from nelbo.codec.codec import Codec
 from nelbo.codec.image_files import open_source
 from nelbo.codec.latent_coder import ChainCoder
-from nelbo.codec.layout import Choice, Pixels, Source, Span, jpeg_xl_chain
+from nelbo.codec.layout import Choice, Pixels, Source, Span, jpeg_xl_block
 from nelbo.codec.plan_store import named_plan
 from nelbo.codec.tiles import cut
 from nelbo.container.entries import Entry
 from nelbo.container.header import Header
-from nelbo.container.records import Chain
+from nelbo.container.records import Block
 from nelbo.container.stream import ArchiveWriter
 from nelbo.errors import NelboError
 from nelbo.integer.frozen_files import FROZEN
@@ -77,17 +77,17 @@ def ours(name: str, frozen: FrozenModel, budget: int, photos: list[tuple[Entry, 
     plan = named_plan(frozen, budget)
     coder = ChainCoder(frozen, plan.plan, plan.gammas, build_tables())
     tiles = [cut(pixels, frozen.image_shape) for _, pixels in photos]
-    chains = encode_chains(coder, tiles, [0] * len(tiles))
+    chains = encode_blocks(coder, tiles, [0] * len(tiles))
     whole = [chain for chain in chains if chain is not None]
-    for found, chain in zip(decode_chains(coder, whole, frozen.image_shape), whole, strict=True):
+    for found, chain in zip(decode_blocks(coder, whole, frozen.image_shape), whole, strict=True):
         assert isinstance(found, np.ndarray), f"{chain} did not decode: {found}"
     codec = Codec(None, plan, frozen, name)
     return [_row(codec, budget, *photo, chain) for photo, chain in zip(photos, chains, strict=True)]
 
 
-def _row(codec: Codec, budget: int, entry: Entry, pixels: Pixels, chain: Chain | None) -> Row:
+def _row(codec: Codec, budget: int, entry: Entry, pixels: Pixels, chain: Block | None) -> Row:
     source = Source([entry], lambda _: pixels)
-    plain = jpeg_xl_chain(codec.header(source), Span(0, 1, True), [pixels])
+    plain = jpeg_xl_block(codec.header(source), Span(0, 1, True), [pixels])
     archive = BytesIO()
     codec.assemble(archive, source, [[Choice.of(chain, plain)]])
     alone = float("nan") if chain is None else _n_bytes(codec.header(source), chain)
@@ -95,7 +95,7 @@ def _row(codec: Codec, budget: int, entry: Entry, pixels: Pixels, chain: Chain |
     return {name: 8 * size / pixels.size for name, size in sizes.items()}
 
 
-def _n_bytes(header: Header, chain: Chain) -> int:
+def _n_bytes(header: Header, chain: Block) -> int:
     stream = BytesIO()
     writer = ArchiveWriter(stream, header)
     writer.add(chain)

@@ -14,8 +14,8 @@ from nelbo.codec.plan_store import budgets_of, named_plan, with_plans
 from nelbo.codec.reading import read_archive
 from nelbo.codec.tiles import cut, joined, pixel_shape, pixel_type
 from nelbo.container.entries import Entry
-from nelbo.container.records import Kind
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.records import BlockKind
+from nelbo.container.stream import read_block_at, read_places
 from nelbo.errors import NelboError, WrongModelError
 
 from fixtures.archives import always
@@ -41,7 +41,7 @@ def codec_of(small_model, small_frozen, schedule):
 
 def kinds_of(data):
     header, places = read_places(BytesIO(data))
-    return [read_chain_at(BytesIO(data), header, place).kind for place in places]
+    return [read_block_at(BytesIO(data), header, place).kind for place in places]
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
@@ -49,13 +49,13 @@ def test_images_come_back(codec_of, smooth_images, n):
     images, codec = smooth_images(n), codec_of(n_chain=4, n_lanes=2)
     data = codec.compress(images)
     assert torch.equal(codec.decompress(data), images)
-    assert (Kind.BITS_BACK in kinds_of(data)) == (n > 1)  # One image would be all seed.
+    assert (BlockKind.BITS_BACK in kinds_of(data)) == (n > 1)  # One image would be all seed.
 
 
 def test_no_chain_is_longer_than_jpeg_xl(codec_of, smooth_images):
     images = smooth_images(30)
     data = codec_of(is_smaller).compress(images)
-    assert kinds_of(data) == [Kind.JPEG_XL]
+    assert kinds_of(data) == [BlockKind.JPEG_XL]
     alone = sum(len(jpegxl.encode(image.permute(1, 2, 0).contiguous().numpy())) for image in images)
     assert len(data) <= alone + 4 * len(images) + 300
 
@@ -70,7 +70,7 @@ def test_a_file_of_jpeg_xl_alone_brings_no_schedule(codec_of, small_model, small
 def test_one_network_call_is_a_schedule(small_model, small_frozen, schedule_of, smooth_images):
     codec = Codec(small_model, schedule_of("analytic", "causal", (0.5,), 0.0), small_frozen, "small", policy=always)
     data = codec.compress(smooth_images(3))
-    assert kinds_of(data) == [Kind.BITS_BACK]
+    assert kinds_of(data) == [BlockKind.BITS_BACK]
     assert torch.equal(codec.decompress(data), smooth_images(3))
 
 
@@ -135,7 +135,7 @@ def test_sizes_and_modes_come_back(codec_of):
     found = list(codec_of().read(BytesIO(stream.getvalue())))
     assert [entry for entry, _ in found] == MIXED
     assert all(np.array_equal(pixels, pixels_of(entry)) for entry, pixels in found)
-    assert set(kinds_of(stream.getvalue())) == {Kind.JPEG_XL, Kind.BITS_BACK}
+    assert set(kinds_of(stream.getvalue())) == {BlockKind.JPEG_XL, BlockKind.BITS_BACK}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 8), (8, 17), (23, 5)])

@@ -17,7 +17,7 @@ from nelbo.codec.blocks import _check_growth
 from nelbo.codec.reading import read_archive
 from nelbo.container.framing import join_parts, split_parts
 from nelbo.container.records import MAX_PAYLOAD_BYTES
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.stream import read_block_at, read_places
 from nelbo.errors import NelboError
 
 EXTREMES = {
@@ -215,7 +215,7 @@ def test_a_false_payload_is_found(small_archive, parts_of, decoded):
 def test_a_message_that_grows_while_it_is_decoded_is_refused(small_archive):
     """A plan can be such that a tile costs less than no bits: without a limit, 2^25 tiles would fill the memory."""
 
-    chain = read_chain_at(
+    chain = read_block_at(
         BytesIO(small_archive), *(lambda found: (found[0], found[1][0]))(read_places(BytesIO(small_archive)))
     )
     words = np.zeros(len(chain.payload) // 4 + 300, np.uint32)

@@ -13,8 +13,8 @@ from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
 from nelbo.codec.plan_store import StoredPlan, find_plan
 from nelbo.codec.reading import read_archive
-from nelbo.container.records import Kind
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.records import BlockKind
+from nelbo.container.stream import read_block_at, read_places
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel
 from nelbo.runtime.bundled import bundled_models
@@ -64,9 +64,9 @@ def test_golden_archives_decode(name, decoded):
     ]
     assert found == TABLE[name]["images"]
     _, places = read_places(BytesIO(data))
-    kinds = [read_chain_at(BytesIO(data), header, place).kind for place in places]
-    assert kinds.count(Kind.BITS_BACK) >= 2
-    assert Kind.JPEG_XL in kinds
+    kinds = [read_block_at(BytesIO(data), header, place).kind for place in places]
+    assert kinds.count(BlockKind.BITS_BACK) >= 2
+    assert BlockKind.JPEG_XL in kinds
 
 
 def test_every_kernel_and_every_kind_of_exit_is_there(decoded, frozen_of):

@@ -7,7 +7,7 @@ import pytest
 from nelbo.codec.layout import Choice, settled
 from nelbo.container.entries import Entry
 from nelbo.container.header import Header
-from nelbo.container.records import Chain, Kind
+from nelbo.container.records import Block, BlockKind
 from nelbo.container.stream import ArchiveWriter
 
 N_CHAINS = 6
@@ -21,9 +21,9 @@ def header_of(n_plan):
 
 def choices_of(n_plain, saved):
     for i in range(N_CHAINS):
-        plain = Chain(Kind.JPEG_XL, 1, i, bytes(16), bytes(n_plain))
+        plain = Block(BlockKind.JPEG_XL, 1, i, bytes(16), bytes(n_plain))
         n_words = (n_plain - saved) // 4
-        coded = Chain(Kind.BITS_BACK, 1, i, bytes(16), bytes(4 * n_words), 1 << 40, 1 << 40)
+        coded = Block(BlockKind.BITS_BACK, 1, i, bytes(16), bytes(4 * n_words), 1 << 40, 1 << 40)
         yield Choice.of(coded, plain)
 
 
@@ -55,4 +55,4 @@ def test_what_does_not_pay_soon_is_not_waited_for(monkeypatch):
     header, chains = settled(header_of(5000), choices)
     assert not header.gammas
     assert len(read) == 3
-    assert [chain.kind for (chain,) in chains] == [Kind.JPEG_XL] * N_CHAINS
+    assert [chain.kind for (chain,) in chains] == [BlockKind.JPEG_XL] * N_CHAINS

@@ -21,7 +21,7 @@ from nelbo.container.entry_list import pack_members, unpack_members
 from nelbo.container.framing import join_sections, split_sections
 from nelbo.container.header import Coding, Header
 from nelbo.container.header_bytes import pack_header, read_header
-from nelbo.container.records import Chain, Kind, pack_chain
+from nelbo.container.records import Block, BlockKind, pack_block
 from nelbo.container.stream import ArchiveReader, ArchiveWriter, read_places
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError
 from nelbo.integer.frozen_files import FROZEN
@@ -248,12 +248,12 @@ def test_a_section_from_the_future_is_no_damage(archive):
 
 def test_a_record_of_an_unknown_kind_is_left_out_or_refused():
     header = dataclasses.replace(HEADER, entries=[FileEntry("x", 3)], times=None, others=())
-    files = Chain(Kind.FILES, 1, 0, Chain.hash_of([b"abc"]), b"\0" + struct.pack("<II", 1, 3) + b"abc")
+    files = Block(BlockKind.FILES, 1, 0, Block.hash_of([b"abc"]), b"\0" + struct.pack("<II", 1, 3) + b"abc")
     for kind, is_read in ((200, True), (99, False)):
-        data = archive_of(header, [Chain(kind, 0, 0, bytes(16), b"later"), files])
+        data = archive_of(header, [Block(kind, 0, 0, bytes(16), b"later"), files])
         if is_read:
             assert list(contents(read_archive, data).values()) == [b"abc"]
-            assert [chain.kind for chain in ArchiveReader(io.BytesIO(data)).chains()] == [200, Kind.FILES]
+            assert [chain.kind for chain in ArchiveReader(io.BytesIO(data)).chains()] == [200, BlockKind.FILES]
         else:
             with pytest.raises(UnsupportedArchiveError, match="kind 99"):
                 list(read_archive(io.BytesIO(data))[1])
@@ -261,8 +261,8 @@ def test_a_record_of_an_unknown_kind_is_left_out_or_refused():
 
 def test_reserved_flags_are_refused_as_newer():
     header = dataclasses.replace(HEADER, entries=[FileEntry("x", 3)], times=None, others=())
-    chain = Chain(Kind.FILES, 1, 0, bytes(16), b"\0abc")
-    packed = bytearray(pack_chain(chain, header))
+    chain = Block(BlockKind.FILES, 1, 0, bytes(16), b"\0abc")
+    packed = bytearray(pack_block(chain, header))
     packed[10] = 1
     packed[4:8] = crc(bytes(packed[8:84]))
     with pytest.raises(UnsupportedArchiveError, match="flags 1"):
@@ -275,10 +275,10 @@ def test_blocks_of_several_codings_follow_one_another():
     header = dataclasses.replace(HEADER, entries=entries, times=None)
     words = bytes(20)
     chains = [
-        Chain(Kind.BITS_BACK, 4, 0, bytes(16), words, 2**32, 2**32),
-        Chain(Kind.BITS_BACK, 1, 1, bytes(16), words, 2**32, 2**32, coding=1),
-        Chain(Kind.BITS_BACK, 1, 2, bytes(16), words, 2**32, 2**32, coding=1),
-        Chain(Kind.FILES, 1, 12, bytes(16), b"\0abc"),
+        Block(BlockKind.BITS_BACK, 4, 0, bytes(16), words, 2**32, 2**32),
+        Block(BlockKind.BITS_BACK, 1, 1, bytes(16), words, 2**32, 2**32, coding=1),
+        Block(BlockKind.BITS_BACK, 1, 2, bytes(16), words, 2**32, 2**32, coding=1),
+        Block(BlockKind.FILES, 1, 12, bytes(16), b"\0abc"),
     ]
     data = archive_of(header, chains)
     assert list(ArchiveReader(io.BytesIO(data)).chains()) == chains
@@ -293,7 +293,7 @@ def test_blocks_of_several_codings_follow_one_another():
 def test_a_fitted_gaussian_is_refused_until_it_is_known():
     entries = [Entry("a.png", 8, 8, "RGB")]
     header = dataclasses.replace(HEADER, entries=entries, times=None, others=(), prior=b"means")
-    data = archive_of(header, [Chain(Kind.BITS_BACK, 4, 0, bytes(16), bytes(20), 2**32, 2**32)])
+    data = archive_of(header, [Block(BlockKind.BITS_BACK, 4, 0, bytes(16), bytes(20), 2**32, 2**32)])
     with pytest.raises(UnsupportedArchiveError, match="Gaussian"):
         list(read_archive(io.BytesIO(data))[1])
 

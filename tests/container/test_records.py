@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nelbo.container.entries import MAX_IMAGES, Entry
 from nelbo.container.header import check_model
 from nelbo.container.header_bytes import pack_header, read_header
-from nelbo.container.records import Chain, Kind, pack_chain, read_chain
+from nelbo.container.records import Block, BlockKind, pack_block, read_block
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 
 from fixtures.streams import CHAINS, DATA, HEADER, IMAGES, SHA, make_chain, make_header, read_all, with_crc, with_field
@@ -34,14 +34,14 @@ def test_every_header_is_read_back(name, gammas, shape, plan, kappa):
 
 
 def test_a_chain_is_read_where_it_lies():
-    stream = io.BytesIO(pack_chain(CHAINS[0]) + b"next")
-    assert read_chain(stream) == CHAINS[0]
+    stream = io.BytesIO(pack_block(CHAINS[0]) + b"next")
+    assert read_block(stream) == CHAINS[0]
     assert stream.read() == b"next"
 
 
 def test_the_pixel_hash_is_blake2b():
     # By `b2sum -l 128` of the six bytes.
-    assert Chain.hash_of([b"abc", b"", b"def"]).hex() == "2465e7ee63a17b4b307c7792c432aef6"
+    assert Block.hash_of([b"abc", b"", b"def"]).hex() == "2465e7ee63a17b4b307c7792c432aef6"
 
 
 def test_the_model_must_be_the_one():
@@ -116,9 +116,9 @@ CHAIN_FIELDS = {  # Offsets behind magic and CRC32C.
     ("offset", "value"), [(offset, value) for offset, values in CHAIN_FIELDS.values() for value in values]
 )
 def test_chain_fields_at_their_extremes(offset, value):
-    packed = with_field(pack_chain(CHAINS[0]), 8 + offset, value)
+    packed = with_field(pack_block(CHAINS[0]), 8 + offset, value)
     crc = struct.pack("<I", google_crc32c.value(packed[8:84]))
-    data = DATA.replace(pack_chain(CHAINS[0]), with_field(packed, 4, crc))
+    data = DATA.replace(pack_block(CHAINS[0]), with_field(packed, 4, crc))
     tracemalloc.start()
     with pytest.raises((CorruptArchiveError, UnsupportedArchiveError)):
         read_all(data)
@@ -165,7 +165,7 @@ def test_headers_that_cannot_be_are_refused(changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"payload": b"123"}, {"head_p": 5}, {"n_tiles": 0}, {"n_seed_tiles": 5}, {"kind": Kind.JPEG_XL}]
+    "changes", [{"payload": b"123"}, {"head_p": 5}, {"n_tiles": 0}, {"n_seed_tiles": 5}, {"kind": BlockKind.JPEG_XL}]
 )
 def test_chains_that_cannot_be_are_refused(changes):
     with pytest.raises(CorruptArchiveError):
@@ -176,4 +176,4 @@ def test_a_payload_that_no_reader_takes_is_not_written(monkeypatch):
     chain = make_chain(0, 1, n_words=5)
     monkeypatch.setattr("nelbo.container.records.MAX_PAYLOAD_BYTES", 19)
     with pytest.raises(NelboError, match="takes 20 bytes, the limit is 19"):
-        pack_chain(chain)
+        pack_block(chain)

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from nelbo.container.records import pack_chain
-from nelbo.container.stream import recover_chains, recover_header
+from nelbo.container.records import pack_block
+from nelbo.container.stream import recover_blocks, recover_header
 from nelbo.errors import CorruptArchiveError, UnsupportedArchiveError
 
 from fixtures.streams import CHAINS, DATA, HEADER, LONG, make_chain, read_all
@@ -14,19 +14,19 @@ from fixtures.streams import CHAINS, DATA, HEADER, LONG, make_chain, read_all
 
 def test_whole_chains_are_recovered_from_any_damage():
     """Each chain whose own bytes are whole is found, whatever happened elsewhere."""
-    starts = [DATA.index(pack_chain(chain)) for chain in CHAINS]
+    starts = [DATA.index(pack_block(chain)) for chain in CHAINS]
     for place in range(len(DATA)):
         damaged = io.BytesIO(DATA[:place] + bytes([DATA[place] ^ 0x40]) + DATA[place + 1 :])
         hit = [start <= place < start + chain.n_bytes for start, chain in zip(starts, CHAINS, strict=True)]
         expected = [chain for chain, is_hit in zip(CHAINS, hit, strict=True) if not is_hit]
-        assert list(recover_chains(damaged, HEADER)) == expected
+        assert list(recover_blocks(damaged, HEADER)) == expected
 
 
 def test_chains_are_recovered_from_cuts_and_insertions():
-    assert list(recover_chains(io.BytesIO(DATA[:-60]), HEADER)) == CHAINS
-    middle = DATA.index(pack_chain(CHAINS[1])) - 3
-    assert list(recover_chains(io.BytesIO(DATA[:middle] + b"junk" + DATA[middle:]), HEADER)) == CHAINS[1:]
-    assert list(recover_chains(io.BytesIO(DATA[:middle] + DATA[middle + 2 :]), HEADER)) == CHAINS[1:]
+    assert list(recover_blocks(io.BytesIO(DATA[:-60]), HEADER)) == CHAINS
+    middle = DATA.index(pack_block(CHAINS[1])) - 3
+    assert list(recover_blocks(io.BytesIO(DATA[:middle] + b"junk" + DATA[middle:]), HEADER)) == CHAINS[1:]
+    assert list(recover_blocks(io.BytesIO(DATA[:middle] + DATA[middle + 2 :]), HEADER)) == CHAINS[1:]
 
 
 def test_a_header_is_recovered_from_its_copy():
@@ -37,13 +37,13 @@ def test_a_header_is_recovered_from_its_copy():
 
 def test_a_magic_across_windows_is_found(monkeypatch):
     monkeypatch.setattr("nelbo.container.stream._WINDOW_BYTES", 5)
-    assert list(recover_chains(io.BytesIO(DATA), HEADER)) == CHAINS
+    assert list(recover_blocks(io.BytesIO(DATA), HEADER)) == CHAINS
 
 
 def test_recovery_does_not_read_the_file_over_and_over(monkeypatch):
     """Chain headers that are whole and each claim the rest of the file: a limited number is tried."""
     liar = make_chain(0, 4, n_words=25_000)
-    head = pack_chain(liar)[:84]
+    head = pack_block(liar)[:84]
     n_read = 0
 
     class Counting(io.BytesIO):
@@ -54,7 +54,7 @@ def test_recovery_does_not_read_the_file_over_and_over(monkeypatch):
             return piece
 
     data = head * 2000
-    assert list(recover_chains(Counting(data), HEADER)) == []
+    assert list(recover_blocks(Counting(data), HEADER)) == []
     assert n_read < 12 * len(data)
 
 
@@ -85,6 +85,6 @@ def test_mutations_are_refused_and_whole_chains_recovered(n_mutations):
             continue
         with pytest.raises((CorruptArchiveError, UnsupportedArchiveError)):
             read_all(data)
-        recovered = list(recover_chains(io.BytesIO(data), HEADER))
+        recovered = list(recover_blocks(io.BytesIO(data), HEADER))
         assert all(chain in CHAINS for chain in recovered)
-        assert all(chain in recovered for chain in CHAINS if pack_chain(chain) in data)
+        assert all(chain in recovered for chain in CHAINS if pack_block(chain) in data)

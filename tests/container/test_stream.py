@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nelbo.codec.layout import spans_of
 from nelbo.container.entries import Entry
 from nelbo.container.header_bytes import SIGNATURE
-from nelbo.container.stream import ArchiveReader, read_chain_at, read_places
+from nelbo.container.stream import ArchiveReader, read_block_at, read_places
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError
 
 from fixtures.streams import (
@@ -54,7 +54,7 @@ def test_the_index_finds_every_chain(data):
     header, places = read_places(stream)
     expected_header, chains = read_all(data)
     assert header == expected_header
-    assert [read_chain_at(stream, header, place) for place in reversed(places)] == chains[::-1]
+    assert [read_block_at(stream, header, place) for place in reversed(places)] == chains[::-1]
 
 
 def test_a_stream_need_not_seek():
@@ -160,7 +160,7 @@ def test_an_index_of_other_chains_is_refused():
     stream = io.BytesIO(mixed)
     header, places = read_places(stream)
     with pytest.raises(CorruptArchiveError, match="index"):
-        read_chain_at(stream, header, places[0])
+        read_block_at(stream, header, places[0])
 
 
 # Writing

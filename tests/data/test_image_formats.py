@@ -164,8 +164,8 @@ TINY = ImageFormat(
 def test_a_format_is_registered_from_outside(tmp_path, monkeypatch):
     from nelbo.codec.assembly import Picture
     from nelbo.codec.codec import Codec
-    from nelbo.codec.file_chains import joined_file
     from nelbo.codec.reading import read_archive
+    from nelbo.codec.stored_files import joined_file
     from nelbo.integer.frozen_files import FROZEN
     from nelbo.integer.frozen_model import FrozenModel
     from nelbo.runtime.bundled import bundled_models
@@ -191,7 +191,7 @@ def test_a_format_is_registered_from_outside(tmp_path, monkeypatch):
 
 
 def test_a_packed_member_of_an_unknown_format_is_refused_as_newer(tmp_path):
-    from nelbo.codec.file_chains import _unpacked
+    from nelbo.codec.stored_files import _unpacked
 
     with pytest.raises(UnsupportedArchiveError, match="upgrade nelbo"):
         _unpacked(b"x", FileEntry("x.new", 1, format="NEW"))

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from nelbo.cli.main import main
-from nelbo.container.records import Kind
-from nelbo.container.stream import read_chain_at, read_places
+from nelbo.container.records import BlockKind
+from nelbo.container.stream import read_block_at, read_places
 
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(
@@ -101,7 +101,7 @@ def two(tmp_path):
 def kinds_of(path):
     data = path.read_bytes()
     header, places = read_places(BytesIO(data))
-    return [read_chain_at(BytesIO(data), header, place).kind for place in places]
+    return [read_block_at(BytesIO(data), header, place).kind for place in places]
 
 
 @pytest.mark.usefixtures("always_bits_back")
@@ -112,7 +112,7 @@ def test_two_processes_write_the_archive_of_one(images, tmp_path, two):
     main(["decompress", str(tmp_path / "two.nelbo"), "-o", str(tmp_path), "-q"])  # Photos are back.
     main(arguments(images, tmp_path / "one.nelbo"))
     assert (tmp_path / "two.nelbo").read_bytes() == (tmp_path / "one.nelbo").read_bytes()
-    assert set(kinds_of(tmp_path / "two.nelbo")) == {Kind.BITS_BACK, Kind.JPEG_XL, Kind.RESTS}
+    assert set(kinds_of(tmp_path / "two.nelbo")) == {BlockKind.BITS_BACK, BlockKind.JPEG_XL, BlockKind.RESTS}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nelbo.container.header import Header
-    from nelbo.container.records import Chain
+    from nelbo.container.records import Block
 
 _METHODS = {"BITS_BACK": "bits-back", "JPEG_XL": "JPEG XL", "FILES": "bytes"}
 
@@ -88,20 +88,20 @@ def measured(stream: IO[bytes]) -> ArchiveInfo:
         CorruptArchiveError: If one of them is damaged.
     """
     from nelbo.container.entries import Entry
-    from nelbo.container.records import CONTENT, Kind
-    from nelbo.container.stream import read_chain_at, read_places
+    from nelbo.container.records import CONTENT, BlockKind
+    from nelbo.container.stream import read_block_at, read_places
 
     header, places = read_places(stream)
     n_bytes = stream.seek(0, 2)
     found: dict[int, list[tuple[str, float]]] = {}
     n_file_bytes = 0
     for place in places:
-        chain = read_chain_at(stream, header, place)
-        if chain.kind is Kind.FILES:
+        chain = read_block_at(stream, header, place)
+        if chain.kind is BlockKind.FILES:
             n_file_bytes += chain.n_bytes
         if chain.kind in CONTENT:
             for i, share in _shares(chain, header):
-                found.setdefault(i, []).append((_METHODS[Kind(chain.kind).name], share))
+                found.setdefault(i, []).append((_METHODS[BlockKind(chain.kind).name], share))
     members = []
     for i, entry in enumerate(header.entries):
         share = sum(n for _, n in found.get(i, []))
@@ -118,18 +118,18 @@ def measured(stream: IO[bytes]) -> ArchiveInfo:
     return ArchiveInfo(header, members, len(places), n_bytes, n_file_bytes)
 
 
-def _shares(chain: "Chain", header: "Header") -> Iterator[tuple[int, float]]:
+def _shares(chain: "Block", header: "Header") -> Iterator[tuple[int, float]]:
     """Yields the members of a chain with their shares of its bytes: those of their JPEG XL files, else of its tiles."""
     from nelbo.container.framing import U32
-    from nelbo.container.records import Kind
+    from nelbo.container.records import BlockKind
 
     numbering = header.numbering(chain.coding)
     first, end = chain.first_tile, chain.first_tile + chain.n_tiles
     members = range(header.position(chain.coding, first)[0], bisect_left(numbering, end))
     weights = [float(min(end, numbering[i + 1]) - max(first, numbering[i])) for i in members]
-    if chain.kind is Kind.JPEG_XL:
+    if chain.kind is BlockKind.JPEG_XL:
         weights = [U32.unpack_from(chain.payload, U32.size * (1 + k))[0] for k in range(len(members))]
-    if chain.kind is Kind.FILES and len(members) > 1:
+    if chain.kind is BlockKind.FILES and len(members) > 1:
         weights = [1.0 + getattr(header.entries[i], "n_bytes", 0) for i in members]
     total = sum(weights) or 1.0
     yield from ((i, chain.n_bytes * weight / total) for i, weight in zip(members, weights, strict=True))

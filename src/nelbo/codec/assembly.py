@@ -12,7 +12,7 @@ from jaxtyping import Shaped, UInt8
 from nelbo.codec.tiles import joined
 from nelbo.container.entries import PIECE_BYTES, Entry, FileEntry, Member
 from nelbo.container.header import Header
-from nelbo.container.records import Chain, Kind
+from nelbo.container.records import Block, BlockKind
 from nelbo.errors import CorruptArchiveError
 
 Pixels = Shaped[np.ndarray, "_ _ ..."]
@@ -53,15 +53,15 @@ class Assembly:
         self._files: dict[int, tuple[IO[bytes], set[int]]] = {}
         self._done: set[int] = set()
 
-    def add(self, chain: Chain, content: Content) -> Iterator[tuple[Member, Restored]]:
+    def add(self, chain: Block, content: Content) -> Iterator[tuple[Member, Restored]]:
         """Yields the members that a chain completes, each once, though a damaged file may repeat a chain."""
         if isinstance(content, Exception):
             return
         header = self._header
-        if chain.kind is Kind.RESTS:
+        if chain.kind is BlockKind.RESTS:
             self._rests |= {chain.first_tile + i: rest for i, rest in enumerate(content) if isinstance(rest, bytes)}
             return
-        if chain.kind is Kind.FILES:
+        if chain.kind is BlockKind.FILES:
             whole = self._completed_files(chain, content)
         elif isinstance(content, list):
             first = bisect_left(header.numbering(chain.coding), chain.first_tile)
@@ -81,7 +81,7 @@ class Assembly:
         assert not isinstance(restored, bytes), "pieces were joined"
         return restored
 
-    def _completed_images(self, chain: Chain) -> Iterator[tuple[int, Pixels]]:
+    def _completed_images(self, chain: Block) -> Iterator[tuple[int, Pixels]]:
         """Yields the images that a chain's tiles complete, and takes their tiles out."""
         numbering = self._header.numbering(chain.coding)
         last = bisect_left(numbering, chain.first_tile + chain.n_tiles)
@@ -92,7 +92,7 @@ class Assembly:
                 yield i, joined(np.stack([self._tiles.pop((chain.coding, tile)) for tile in wanted]), entry)
 
     def _completed_files(
-        self, chain: Chain, pieces: list[Pixels] | Tiles | list[bytes]
+        self, chain: Block, pieces: list[Pixels] | Tiles | list[bytes]
     ) -> Iterator[tuple[int, IO[bytes]]]:
         """Yields the files that a chain's pieces complete; long ones wait on the disk."""
         for number, piece in enumerate(pieces, chain.first_tile):

@@ -15,7 +15,7 @@ from nelbo.ans.message import Message, bytes_of, words_of
 from nelbo.codec import jpegxl
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.container.framing import join_parts, split_parts
-from nelbo.container.records import Chain, Kind
+from nelbo.container.records import Block, BlockKind
 from nelbo.errors import CorruptArchiveError, StackEmptyError
 from nelbo.runtime.progress import Advance, ignore
 
@@ -60,13 +60,13 @@ class _Encoding:
         """Leaves the chain to JPEG XL."""
         self.is_given_up, self.left = True, 0
 
-    def chain(self, first_tile: int) -> Chain | None:
+    def chain(self, first_tile: int) -> Block | None:
         """Returns the finished chain, None if it was given up."""
         if self.is_given_up:
             return None
         message, seed = self.message, join_parts(self.seed)
-        return Chain(
-            Kind.BITS_BACK,
+        return Block(
+            BlockKind.BITS_BACK,
             len(self.tiles),
             first_tile,
             tile_hash(self.tiles),
@@ -79,9 +79,9 @@ class _Encoding:
         )
 
 
-def encode_chains(
+def encode_blocks(
     coder: ChainCoder, chains: Sequence[Tiles], first_tiles: Sequence[int], progress: Advance = ignore
-) -> list[Chain | None]:
+) -> list[Block | None]:
     """Returns tiles as bits-back chains, None for one that is too short for its own seed or cannot be coded.
 
     Args:
@@ -106,8 +106,8 @@ def encode_chains(
     return [encoding.chain(first) for encoding, first in zip(encodings, first_tiles, strict=True)]
 
 
-def decode_chains(
-    coder: ChainCoder, chains: Sequence[Chain], shape: tuple[int, int, int], progress: Advance = ignore
+def decode_blocks(
+    coder: ChainCoder, chains: Sequence[Block], shape: tuple[int, int, int], progress: Advance = ignore
 ) -> list[Tiles | Exception]:
     """Returns the tiles of bits-back chains, or what is wrong with one; the others decode all the same.
 
@@ -139,18 +139,18 @@ def decode_chains(
 
 def tile_hash(tiles: Tiles) -> bytes:
     """Returns the pixel hash of a chain's tiles."""
-    return Chain.hash_of(np.ascontiguousarray(tile.transpose(1, 2, 0)).tobytes() for tile in tiles)
+    return Block.hash_of(np.ascontiguousarray(tile.transpose(1, 2, 0)).tobytes() for tile in tiles)
 
 
-def _n_coded(chain: Chain) -> int:
+def _n_coded(chain: Block) -> int:
     return chain.n_tiles - chain.n_seed_tiles
 
 
-def _message(chain: Chain) -> Message:
+def _message(chain: Block) -> Message:
     return Message(words_of(chain.payload), chain.head_q, chain.head_p, chain.counter)
 
 
-def _whole(chain: Chain, message: Message, decoded: list[Tile], shape: tuple[int, int, int]) -> Tiles:
+def _whole(chain: Block, message: Message, decoded: list[Tile], shape: tuple[int, int, int]) -> Tiles:
     """Returns all tiles of a chain whose message is down to its seed.
 
     Raises:
@@ -170,7 +170,7 @@ def _whole(chain: Chain, message: Message, decoded: list[Tile], shape: tuple[int
     return tiles
 
 
-def _check_growth(chain: Chain, message: Message) -> None:
+def _check_growth(chain: Block, message: Message) -> None:
     """Checks that a message shrinks while it is decoded, so that no chain takes more memory than its tiles and itself.
 
     The probability that tiles were coded in -a bits is at most 2^-a, for E_q[p(x, z) / q(z | x)] is p(x).
@@ -182,7 +182,7 @@ def _check_growth(chain: Chain, message: Message) -> None:
         raise CorruptArchiveError("its tiles would have been coded in less than no bits")
 
 
-def _explained(chain: Chain, error: Exception) -> CorruptArchiveError:
+def _explained(chain: Block, error: Exception) -> CorruptArchiveError:
     return CorruptArchiveError(f"{chain} cannot be decoded ({error}): the file is damaged")
 
 

@@ -19,7 +19,6 @@ from nelbo.ans.tables import build_tables
 from nelbo.codec.assembly import Restored, pixels_of
 from nelbo.codec.encoding import Coded, encode_images
 from nelbo.codec.estimate import Estimate, estimated
-from nelbo.codec.file_chains import files_chain, rests_chain
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import (
     Choice,
@@ -35,6 +34,7 @@ from nelbo.codec.layout import (
 from nelbo.codec.make_plan import KAPPA, embedded_plan
 from nelbo.codec.plan_store import StoredPlan, as_named
 from nelbo.codec.reading import N_LANES, read_archive
+from nelbo.codec.stored_files import files_block, rests_block
 from nelbo.codec.tiles import MODES_OF_MODELS
 from nelbo.codec.workers import Workers, is_long, workers
 from nelbo.container.entries import Entry, FileEntry, Member, needs_version_2
@@ -283,12 +283,12 @@ class Codec:
         choices, left = [], iter(coded)
         for span in spans:
             if _is_file(header, span):
-                files = files_chain(header, source, span)
+                files = files_block(header, source, span)
                 choices.append(Choice(files, files))
                 progress(files.n_tiles)
             else:
                 best, plain = next(left)
-                choices.append(Choice.of(best, plain, rests_chain(header, source, span), self._policy))
+                choices.append(Choice.of(best, plain, rests_block(header, source, span), self._policy))
         return choices
 
 

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nelbo.codec.blocks import decode_chains, encode_chains
+from nelbo.codec.blocks import decode_blocks, encode_blocks
 from nelbo.codec.latent_coder import ChainCoder
-from nelbo.codec.layout import Pixels, Span, jpeg_xl_chain
+from nelbo.codec.layout import Pixels, Span, jpeg_xl_block
 from nelbo.codec.tiles import cut
 from nelbo.container.header import Header
-from nelbo.container.records import Chain
+from nelbo.container.records import Block
 from nelbo.errors import NelboError
 from nelbo.runtime.progress import Advance, Portion, ignore
 
-Coded = tuple[Chain | None, Chain]
+Coded = tuple[Block | None, Block]
 """A span as bits-back, if that is possible, and as JPEG XL."""
 
 
@@ -42,12 +42,12 @@ def encode_images(
     tiles = [np.concatenate([cut(pixels, header.tile_shape) for pixels in images[i]]) for i in coded]
     n_tiles = sum(header.first_tiles[span.end] - header.first_tiles[span.first] for span in spans)
     portion = Portion(n_tiles, (2 if verify else 1) * sum(map(len, tiles)), progress)
-    plain = [jpeg_xl_chain(header, span, each) for span, each in zip(spans, images, strict=True)]
-    chains: list[Chain | None] = []
+    plain = [jpeg_xl_block(header, span, each) for span, each in zip(spans, images, strict=True)]
+    chains: list[Block | None] = []
     if coder is not None and coded:
-        chains = encode_chains(coder, tiles, [plain[i].first_tile for i in coded], portion)
+        chains = encode_blocks(coder, tiles, [plain[i].first_tile for i in coded], portion)
         if verify:
-            for result in decode_chains(coder, [each for each in chains if each], header.tile_shape, portion):
+            for result in decode_blocks(coder, [each for each in chains if each], header.tile_shape, portion):
                 if isinstance(result, Exception):
                     raise NelboError(f"a chain did not decode to what was encoded ({result}): please report this")
     portion.finish()

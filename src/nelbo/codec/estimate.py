@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nelbo.codec.blocks import encode_chains
+from nelbo.codec.blocks import encode_blocks
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import Source, Span
 from nelbo.codec.tiles import cut
@@ -50,7 +50,7 @@ def estimated(
     tiles = np.concatenate([each[len(each) // 2 :][:_N_TILES] for each in found])
     tiles = np.resize(tiles, (_N_TILES, *header.tile_shape))
     start = time.perf_counter()
-    chains = encode_chains(coder, [tiles], [0])
+    chains = encode_blocks(coder, [tiles], [0])
     seconds = (time.perf_counter() - start) / len(tiles)
     chain = chains[0]
     if chain is None:

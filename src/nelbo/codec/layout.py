@@ -15,7 +15,7 @@ from nelbo.container.entries import PIECE_BYTES, Entry, Member
 from nelbo.container.framing import join_parts, split_parts
 from nelbo.container.header import Header
 from nelbo.container.header_bytes import pack_header
-from nelbo.container.records import MAX_PAYLOAD_BYTES, Chain, Kind
+from nelbo.container.records import MAX_PAYLOAD_BYTES, Block, BlockKind
 from nelbo.container.stream import n_copies
 from nelbo.errors import CorruptArchiveError, NelboError
 
@@ -141,15 +141,15 @@ def grouped(items: Iterable[_T], n: int) -> Iterator[list[_T]]:
         yield group
 
 
-def jpeg_xl_chain(header: Header, span: Span, images: Sequence[Pixels]) -> Chain:
+def jpeg_xl_block(header: Header, span: Span, images: Sequence[Pixels]) -> Block:
     """Returns images as a chain that is JPEG XL."""
     first_tile = header.first_tiles[span.first]
     payload = join_parts([jpegxl.encode(pixels) for pixels in images])
-    return Chain(Kind.JPEG_XL, header.first_tiles[span.end] - first_tile, first_tile, _hash(images), payload)
+    return Block(BlockKind.JPEG_XL, header.first_tiles[span.end] - first_tile, first_tile, _hash(images), payload)
 
 
-def jpeg_xl_images(chain: Chain, header: Header) -> list[Pixels]:
-    """Returns the images of a chain that is JPEG XL, the inverse of :func:`jpeg_xl_chain`.
+def jpeg_xl_images(chain: Block, header: Header) -> list[Pixels]:
+    """Returns the images of a chain that is JPEG XL, the inverse of :func:`jpeg_xl_block`.
 
     Raises:
         CorruptArchiveError: If they are not those that were encoded.
@@ -165,7 +165,7 @@ def jpeg_xl_images(chain: Chain, header: Header) -> list[Pixels]:
 
 
 def _hash(images: Sequence[Pixels]) -> bytes:
-    return Chain.hash_of(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() for pixels in images)
+    return Block.hash_of(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() for pixels in images)
 
 
 def _suits(entry: Entry, header: Header) -> bool:
@@ -190,12 +190,12 @@ class Choice:
         rests: What the images' files hold beside their pixels, if anything.
     """
 
-    best: Chain
-    plain: Chain
-    rests: Chain | None = None
+    best: Block
+    plain: Block
+    rests: Block | None = None
 
     @staticmethod
-    def of(coded: Chain | None, plain: Chain, rests: Chain | None = None, policy: Policy = is_smaller) -> "Choice":
+    def of(coded: Block | None, plain: Block, rests: Block | None = None, policy: Policy = is_smaller) -> "Choice":
         """Returns the choice between a chain that is bits-back, if there is one, and JPEG XL."""
         is_coded = coded is not None and policy(coded.n_bytes, plain.n_bytes)
         return Choice(coded if coded is not None and is_coded else plain, plain, rests)
@@ -203,7 +203,7 @@ class Choice:
 
 def settled(
     header: Header, choices: Iterable[Choice], policy: Policy = is_smaller
-) -> tuple[Header, Iterator[Sequence[Chain]]]:
+) -> tuple[Header, Iterator[Sequence[Block]]]:
     """Returns header and chains of the smaller archive: with a schedule and the best chains, or all JPEG XL without.
 
     The first chains are held back until they save more than the schedule takes, which then is certain for the whole;
@@ -232,5 +232,5 @@ def settled(
     return bare, (_with_rests(each.rests, each.plain) for each in chain(held, left))
 
 
-def _with_rests(rests: Chain | None, content: Chain) -> Sequence[Chain]:
+def _with_rests(rests: Block | None, content: Block) -> Sequence[Block]:
     return [content] if rests is None else [rests, content]

@@ -7,18 +7,18 @@ import numpy as np
 
 from nelbo.ans.tables import build_tables
 from nelbo.codec.assembly import Assembly, Content, Picture, Restored
-from nelbo.codec.blocks import decode_chains
-from nelbo.codec.file_chains import file_pieces, rests_of
+from nelbo.codec.blocks import decode_blocks
 from nelbo.codec.latent_coder import ChainCoder
 from nelbo.codec.layout import grouped, jpeg_xl_images
 from nelbo.codec.plan_store import find_plan
+from nelbo.codec.stored_files import file_pieces, rests_of
 from nelbo.codec.tiles import MODES_OF_MODELS
 from nelbo.codec.workers import Workers, is_long, workers
 from nelbo.container.entries import Entry, Member
 from nelbo.container.framing import Readable, Seekable
 from nelbo.container.header import Coding, Header, check_model
-from nelbo.container.records import CONTENT, Chain, Kind
-from nelbo.container.stream import ArchiveReader, recover_chains, recover_header
+from nelbo.container.records import CONTENT, Block, BlockKind
+from nelbo.container.stream import ArchiveReader, recover_blocks, recover_header
 from nelbo.container.tiling import members_of
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, WrongModelError
 from nelbo.integer.arithmetic import EXECUTOR_VERSION
@@ -66,7 +66,7 @@ def recover_archive(
     """
     header = recover_header(stream)
     assembly = Assembly(header)
-    contents = contents_of(header, recover_chains(stream, header), given, n_lanes, progress)
+    contents = contents_of(header, recover_blocks(stream, header), given, n_lanes, progress)
     return header, _closing(member for chain, content in contents for member in assembly.add(chain, content))
 
 
@@ -78,7 +78,7 @@ def _closing(members: Iterable[tuple[Member, Restored]]) -> Iterator[tuple[Membe
             restored.close()
 
 
-def _all_members(header: Header, contents: Iterable[tuple[Chain, Content]]) -> Iterator[tuple[Member, Restored]]:
+def _all_members(header: Header, contents: Iterable[tuple[Block, Content]]) -> Iterator[tuple[Member, Restored]]:
     assembly = Assembly(header)
     for chain, content in contents:
         if isinstance(content, Exception):
@@ -91,12 +91,12 @@ def _all_members(header: Header, contents: Iterable[tuple[Chain, Content]]) -> I
 
 def contents_of(
     header: Header,
-    chains: Iterable[Chain],
+    chains: Iterable[Block],
     given: FrozenModel | None = None,
     n_lanes: int = N_LANES,
     progress: Advance = ignore,
     n_workers: int = 1,
-) -> Iterator[tuple[Chain, Content]]:
+) -> Iterator[tuple[Block, Content]]:
     """Yields each chain with what it holds.
 
     Raises:
@@ -111,7 +111,7 @@ def contents_of(
     coders: dict[int, ChainCoder] = {}
     for group in grouped(chains, n_lanes):
         portion_tiles = sum(chain.n_tiles for chain in group if chain.kind in CONTENT)
-        coded = [chain for chain in group if chain.kind is Kind.BITS_BACK]
+        coded = [chain for chain in group if chain.kind is BlockKind.BITS_BACK]
         portion = Portion(portion_tiles, sum(chain.n_tiles for chain in coded), progress)
         decoded: dict[int, Content] = {}
         for coding in sorted({chain.coding for chain in coded}):
@@ -120,29 +120,29 @@ def contents_of(
             of_coding = [chain for chain in coded if chain.coding == coding]
             shape = header.coding(coding).tile_shape
             decoded |= dict(
-                zip(map(id, of_coding), decode_chains(coders[coding], of_coding, shape, portion), strict=True)
+                zip(map(id, of_coding), decode_blocks(coders[coding], of_coding, shape, portion), strict=True)
             )
         for chain in group:
-            content = decoded[id(chain)] if chain.kind is Kind.BITS_BACK else _plain_content(chain, header)
+            content = decoded[id(chain)] if chain.kind is BlockKind.BITS_BACK else _plain_content(chain, header)
             yield chain, _misfit(chain, header) or content
         portion.finish()
 
 
 def _shared(
-    pool: Workers, header: Header, chains: Iterable[Chain], n_lanes: int, progress: Advance
-) -> Iterator[tuple[Chain, Content]]:
+    pool: Workers, header: Header, chains: Iterable[Block], n_lanes: int, progress: Advance
+) -> Iterator[tuple[Block, Content]]:
     """Yields each chain with what it holds, decoded by workers."""
     groups, sent = tee(grouped(chains, n_lanes))
     for group, contents in zip(groups, pool.map(_decode, sent, progress), strict=True):
         yield from zip(group, contents, strict=True)
 
 
-def _decode(coder: ChainCoder, header: Header, chains: Sequence[Chain], progress: Advance) -> list[Content]:
-    coded = [chain for chain in chains if chain.kind is Kind.BITS_BACK]
+def _decode(coder: ChainCoder, header: Header, chains: Sequence[Block], progress: Advance) -> list[Content]:
+    coded = [chain for chain in chains if chain.kind is BlockKind.BITS_BACK]
     n_tiles = sum(chain.n_tiles for chain in chains if chain.kind in CONTENT)
     portion = Portion(n_tiles, sum(chain.n_tiles for chain in coded), progress)
-    decoded = iter(decode_chains(coder, coded, header.tile_shape, portion))
-    contents = [next(decoded) if c.kind is Kind.BITS_BACK else _plain_content(c, header) for c in chains]
+    decoded = iter(decode_blocks(coder, coded, header.tile_shape, portion))
+    contents = [next(decoded) if c.kind is BlockKind.BITS_BACK else _plain_content(c, header) for c in chains]
     contents = [_misfit(chain, header) or content for chain, content in zip(chains, contents, strict=True)]
     portion.finish()
     return contents
@@ -178,9 +178,9 @@ def _frozen_for(header: Coding, given: FrozenModel | None) -> FrozenModel:
     )
 
 
-def _misfit(chain: Chain, header: Header) -> CorruptArchiveError | None:
+def _misfit(chain: Block, header: Header) -> CorruptArchiveError | None:
     """Returns what is wrong with a bits-back chain whose images have other channels than its tiles."""
-    if chain.kind is not Kind.BITS_BACK:
+    if chain.kind is not BlockKind.BITS_BACK:
         return None
     n_channels = header.coding(chain.coding).tile_shape[0]
     wanted = MODES_OF_MODELS.get(n_channels)
@@ -192,13 +192,13 @@ def _misfit(chain: Chain, header: Header) -> CorruptArchiveError | None:
     return None
 
 
-def _plain_content(chain: Chain, header: Header) -> Content:
+def _plain_content(chain: Block, header: Header) -> Content:
     """Returns what a chain holds that needs no network."""
     try:
-        if chain.kind is Kind.JPEG_XL:
+        if chain.kind is BlockKind.JPEG_XL:
             return jpeg_xl_images(chain, header)
-        if chain.kind is Kind.FILES:
+        if chain.kind is BlockKind.FILES:
             return file_pieces(chain, header)
-        return rests_of(chain) if chain.kind is Kind.RESTS else []
+        return rests_of(chain) if chain.kind is BlockKind.RESTS else []
     except (CorruptArchiveError, UnsupportedArchiveError) as error:
         return error

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nelbo.codec.assembly import Picture, Restored
-from nelbo.codec.file_chains import joined_file
+from nelbo.codec.stored_files import joined_file
 from nelbo.container.entries import Entry, FileEntry, FileKind, Member
 from nelbo.container.names import name_bytes
 from nelbo.data.image_formats import modes_written

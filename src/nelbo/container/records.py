@@ -20,16 +20,16 @@ from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveErro
 
 MAX_PAYLOAD_BYTES = 1 << 30
 MAX_TILES = (1 << 32) - 1  # Of a chain.
-MAX_CHAIN_PIXELS = 1 << 31  # Of a chain's tiles together: what its few bytes may make a reader allocate.
-CHAIN_MAGIC = b"\x89nCh"
+MAX_BLOCK_PIXELS = 1 << 31  # Of a chain's tiles together: what its few bytes may make a reader allocate.
+BLOCK_MAGIC = b"\x89nCh"
 PIXEL_HASH_BYTES = 16
 
-_CHAIN = struct.Struct("<BBHIQ16sQQQIIQI")  # The fields of Chain in the file's order; its payload's length and CRC32C.
+_CHAIN = struct.Struct("<BBHIQ16sQQQIIQI")  # The fields of Block in the file's order; its payload's length and CRC32C.
 _POSITION = struct.Struct("<II")  # In version 2 a member and a tile of it, in place of the number of the first tile.
-CHAIN_HEAD_BYTES = len(CHAIN_MAGIC) + U32.size + _CHAIN.size
+BLOCK_HEAD_BYTES = len(BLOCK_MAGIC) + U32.size + _CHAIN.size
 
 
-class Kind(IntEnum):
+class BlockKind(IntEnum):
     """What the payload of a record is. Version 1 has the first two.
 
     ``BITS_BACK`` are the words of a message, ``JPEG_XL`` are JPEG XL files as parts, ``FILES`` pieces of files,
@@ -44,12 +44,12 @@ class Kind(IntEnum):
     PLAN = 6
 
 
-CONTENT = (Kind.BITS_BACK, Kind.JPEG_XL, Kind.FILES)  # What every tile and piece is in, once.
+CONTENT = (BlockKind.BITS_BACK, BlockKind.JPEG_XL, BlockKind.FILES)  # What every tile and piece is in, once.
 ANCILLARY = 128  # A record of an unknown kind from here on may be left out.
 
 
 @dataclass(frozen=True)
-class Chain:
+class Block:
     """Consecutive tiles, coded on one message; the tiles of all images are numbered through in reading order.
 
     Attributes:
@@ -66,7 +66,7 @@ class Chain:
         coding: The number of the header's coding, which says what a tile is.
     """
 
-    kind: Kind | int
+    kind: BlockKind | int
     n_tiles: int
     first_tile: int
     pixel_hash: bytes
@@ -80,13 +80,13 @@ class Chain:
 
     def __post_init__(self) -> None:
         heads, words = (self.head_q, self.head_p), len(self.payload) % 4 == 0
-        if self.kind is Kind.BITS_BACK and not (words and min(heads) >= 1 << 32):
+        if self.kind is BlockKind.BITS_BACK and not (words and min(heads) >= 1 << 32):
             raise CorruptArchiveError(f"{self} has no heads of a message, or no whole words: the file is damaged")
-        if self.kind in set(Kind) - {Kind.BITS_BACK} and any(
+        if self.kind in set(BlockKind) - {BlockKind.BITS_BACK} and any(
             (*heads, self.counter, self.n_seed_tiles, self.n_seed_bytes)
         ):
             raise CorruptArchiveError(f"{self} is no message, but has the heads of one: the file is damaged")
-        fewest = 1 if self.kind in (*CONTENT, Kind.RESTS) else 0
+        fewest = 1 if self.kind in (*CONTENT, BlockKind.RESTS) else 0
         if not (fewest <= self.n_tiles <= MAX_TILES and self.n_seed_tiles <= self.n_tiles):
             raise CorruptArchiveError(f"{self} has an invalid number of tiles: the file is damaged")
 
@@ -101,13 +101,13 @@ class Chain:
     @property
     def n_bytes(self) -> int:
         """The bytes that the chain takes in the file."""
-        return CHAIN_HEAD_BYTES + len(self.payload)
+        return BLOCK_HEAD_BYTES + len(self.payload)
 
     def __str__(self) -> str:
         return f"the chain of tiles {self.first_tile} to {self.first_tile + self.n_tiles - 1}"
 
 
-def pack_chain(chain: Chain, header: Header | None = None) -> bytes:
+def pack_block(chain: Block, header: Header | None = None) -> bytes:
     """Returns a chain's bytes: its magic, the CRC32C of its fields, the fields, the payload.
 
     Args:
@@ -136,28 +136,28 @@ def pack_chain(chain: Chain, header: Header | None = None) -> bytes:
         len(chain.payload),
         google_crc32c.value(chain.payload),
     )
-    return CHAIN_MAGIC + U32.pack(google_crc32c.value(fields)) + fields + chain.payload
+    return BLOCK_MAGIC + U32.pack(google_crc32c.value(fields)) + fields + chain.payload
 
 
-def read_chain(stream: Readable, header: Header | None = None) -> Chain:
-    """Reads a chain at the stream's place, the inverse of :func:`pack_chain`.
+def read_block(stream: Readable, header: Header | None = None) -> Block:
+    """Reads a chain at the stream's place, the inverse of :func:`pack_block`.
 
     Raises:
         CorruptArchiveError: If it is damaged.
     """
-    head = read_exactly(stream, CHAIN_HEAD_BYTES)
-    (crc,) = U32.unpack_from(head, len(CHAIN_MAGIC))
-    fields = head[len(CHAIN_MAGIC) + U32.size :]
-    if not head.startswith(CHAIN_MAGIC) or google_crc32c.value(fields) != crc:
+    head = read_exactly(stream, BLOCK_HEAD_BYTES)
+    (crc,) = U32.unpack_from(head, len(BLOCK_MAGIC))
+    fields = head[len(BLOCK_MAGIC) + U32.size :]
+    if not head.startswith(BLOCK_MAGIC) or google_crc32c.value(fields) != crc:
         raise CorruptArchiveError("a chain's header is damaged: recover the other chains with `nelbo recover`")
     kind, coding, flags, n_tiles, first, pixel_hash, q, p, counter, n_seed_tiles, n_seed, n_bytes, crc = _CHAIN.unpack(
         fields
     )
     if header is None or header.version == 1:
-        kinds, coding, flags = (Kind.BITS_BACK, Kind.JPEG_XL), 0, 0
+        kinds, coding, flags = (BlockKind.BITS_BACK, BlockKind.JPEG_XL), 0, 0
     else:
-        kinds, first = tuple(Kind), _unpacked_position(kind, coding, first, header)
-    if flags or (kind not in kinds and (kinds == (Kind.BITS_BACK, Kind.JPEG_XL) or kind < ANCILLARY)):
+        kinds, first = tuple(BlockKind), _unpacked_position(kind, coding, first, header)
+    if flags or (kind not in kinds and (kinds == (BlockKind.BITS_BACK, BlockKind.JPEG_XL) or kind < ANCILLARY)):
         raise UnsupportedArchiveError(f"a block is of kind {kind}, flags {flags}: upgrade nelbo to read it")
     if n_bytes > MAX_PAYLOAD_BYTES:
         raise CorruptArchiveError(f"a chain claims {n_bytes} bytes, the limit is {MAX_PAYLOAD_BYTES}")
@@ -166,11 +166,11 @@ def read_chain(stream: Readable, header: Header | None = None) -> Chain:
         raise CorruptArchiveError(
             f"{_named(first, n_tiles, coding, header)} are damaged: recover the other files with `nelbo recover`"
         )
-    kind = Kind(kind) if kind in kinds else kind
-    return Chain(kind, n_tiles, first, pixel_hash, payload, q, p, counter, n_seed_tiles, n_seed, coding)
+    kind = BlockKind(kind) if kind in kinds else kind
+    return Block(kind, n_tiles, first, pixel_hash, payload, q, p, counter, n_seed_tiles, n_seed, coding)
 
 
-def _packed_position(chain: Chain, header: Header) -> int:
+def _packed_position(chain: Block, header: Header) -> int:
     position = header.position(chain.coding, chain.first_tile) if chain.kind in CONTENT else (chain.first_tile, 0)
     return int.from_bytes(_POSITION.pack(*position), "little")
 

@@ -13,12 +13,12 @@ from nelbo.container.framing import Readable, Seekable, Writable, checked, read_
 from nelbo.container.header import Header
 from nelbo.container.header_bytes import SIGNATURE, pack_header, read_header
 from nelbo.container.records import (
-    CHAIN_HEAD_BYTES,
-    CHAIN_MAGIC,
+    BLOCK_HEAD_BYTES,
+    BLOCK_MAGIC,
     CONTENT,
-    Chain,
-    pack_chain,
-    read_chain,
+    Block,
+    pack_block,
+    read_block,
 )
 from nelbo.container.tiling import check_tiles, position_after, starting_position
 from nelbo.errors import CorruptArchiveError, NelboError
@@ -58,13 +58,13 @@ class ArchiveWriter:
         self._places: list[Place] = []
         stream.write(self._packed)
 
-    def add(self, chain: Chain) -> None:
+    def add(self, chain: Block) -> None:
         """Writes the next chain.
 
         Raises:
             NelboError: If its tiles do not follow those of the last one, or it divides an image that is JPEG XL.
         """
-        data = pack_chain(chain, self._header)
+        data = pack_block(chain, self._header)
         self._places.append(_place_of(chain, self._header, self._places, len(data)))
         self._stream.write(data)
 
@@ -105,7 +105,7 @@ class ArchiveReader:
         self._stream = stream
         self.header, self._packed = read_header(stream)
 
-    def chains(self) -> Iterator[Chain]:
+    def chains(self) -> Iterator[Block]:
         """Yields the chains in order; after the last, checks that the index fits and that the file ends there.
 
         Raises:
@@ -113,7 +113,7 @@ class ArchiveReader:
         """
         places: list[Place] = []
         while not _is_complete(places, self.header):
-            chain = read_chain(self._stream, self.header)
+            chain = read_block(self._stream, self.header)
             places.append(_place_of(chain, self.header, places, chain.n_bytes))
             yield chain
         self._check_end(places)
@@ -132,7 +132,7 @@ class ArchiveReader:
 
 
 def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
-    """Reads header and index of a file that can seek, without its chains; read one with :func:`read_chain_at`.
+    """Reads header and index of a file that can seek, without its chains; read one with :func:`read_block_at`.
 
     Raises:
         CorruptArchiveError: If one of them is damaged.
@@ -150,7 +150,7 @@ def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
         raise CorruptArchiveError("the archive's index is longer than the file: the file is damaged")
     stream.seek(start)
     index = unchecked(read_exactly(stream, n_index), "the index")
-    if (len(index) - _INDEX.size - len(packed)) // _place_bytes(header) * CHAIN_HEAD_BYTES > start:
+    if (len(index) - _INDEX.size - len(packed)) // _place_bytes(header) * BLOCK_HEAD_BYTES > start:
         raise CorruptArchiveError("the archive's index has more chains than the file: the file is damaged")
     places = _unpack_index(index, packed, header)
     if len(packed) + sum(place.n_bytes for place in places) != start:
@@ -160,14 +160,14 @@ def read_places(stream: Seekable) -> tuple[Header, list[Place]]:
     return header, places
 
 
-def read_chain_at(stream: Seekable, header: Header, place: Place) -> Chain:
+def read_block_at(stream: Seekable, header: Header, place: Place) -> Block:
     """Reads the chain at a place of the index.
 
     Raises:
         CorruptArchiveError: If it is damaged, or another one.
     """
     stream.seek(place.offset)
-    chain = read_chain(stream, header)
+    chain = read_block(stream, header)
     if (chain.first_tile, chain.n_tiles, chain.n_bytes) != (place.first_tile, place.n_tiles, place.n_bytes):
         raise CorruptArchiveError("the archive's index does not fit its chains: the file is damaged")
     check_tiles(chain, header)
@@ -190,19 +190,19 @@ def recover_header(stream: Seekable) -> Header:
     raise CorruptArchiveError("the archive has no header that is whole: nothing says which model and names it has")
 
 
-def recover_chains(stream: Seekable, header: Header) -> Iterator[Chain]:
+def recover_blocks(stream: Seekable, header: Header) -> Iterator[Block]:
     """Yields the chains that are whole in a damaged file that can seek.
 
     A chain whose own header is whole but whose payload is not may overlap the next, so the search goes on within
     it, until that has cost eight times the file; then it skips what such headers claim.
     """
     resume, patience = 0, 8 * stream.seek(0, 2)
-    for offset in _find(stream, CHAIN_MAGIC):
+    for offset in _find(stream, BLOCK_MAGIC):
         if offset < resume:
             continue
         stream.seek(offset)
         try:
-            chain = read_chain(stream, header)
+            chain = read_block(stream, header)
             check_tiles(chain, header)
         except NelboError:
             n_read = stream.tell() - offset
@@ -222,7 +222,7 @@ def _is_complete(places: list[Place], header: Header) -> bool:
     return last is not None and position_after(last, header) == (len(header.entries), 0)
 
 
-def _place_of(chain: Chain, header: Header, places: list[Place], n_bytes: int) -> Place:
+def _place_of(chain: Block, header: Header, places: list[Place], n_bytes: int) -> Place:
     """Returns the place of the next chain; the offset counts from the end of the header."""
     last = next((place for place in reversed(places) if place.kind in CONTENT), None)
     check_tiles(chain, header)

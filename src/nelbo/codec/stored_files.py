@@ -7,7 +7,7 @@ from nelbo.container.compression import compress, decompress
 from nelbo.container.entries import PIECE_BYTES, Entry, FileEntry
 from nelbo.container.framing import U32, join_parts, split_parts
 from nelbo.container.header import Header
-from nelbo.container.records import Chain, Kind
+from nelbo.container.records import Block, BlockKind
 from nelbo.container.tiling import MAX_FILES_BYTES
 from nelbo.data.image_formats import IMAGE_FORMATS, PackedFile, PixelFile
 from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveError, one_line
@@ -15,7 +15,7 @@ from nelbo.errors import CorruptArchiveError, NelboError, UnsupportedArchiveErro
 _MAX_RESTS_BYTES = 1 << 30
 
 
-def files_chain(header: Header, source: Source, span: Span) -> Chain:
+def files_block(header: Header, source: Source, span: Span) -> Block:
     """Returns files, or pieces of one, as a chain.
 
     Raises:
@@ -35,14 +35,14 @@ def files_chain(header: Header, source: Source, span: Span) -> Chain:
     is_packed = any(entry.format for entry in header.entries[span.first : span.end])
     payload = b"\0" + packed if is_packed else compress(packed)
     first_tile = header.first_tiles[span.first] + (span.pieces.start if span.pieces else 0)
-    chain = Chain(Kind.FILES, len(parts), first_tile, Chain.hash_of(originals), payload)
+    chain = Block(BlockKind.FILES, len(parts), first_tile, Block.hash_of(originals), payload)
     if file_pieces(chain, header) != originals:
         raise NelboError("a file did not come back from what was stored of it: please report this")
     return chain
 
 
-def file_pieces(chain: Chain, header: Header) -> list[bytes]:
-    """Returns the pieces of files that a chain holds, the inverse of :func:`files_chain`.
+def file_pieces(chain: Block, header: Header) -> list[bytes]:
+    """Returns the pieces of files that a chain holds, the inverse of :func:`files_block`.
 
     Raises:
         CorruptArchiveError: If they are not those that were stored.
@@ -57,27 +57,27 @@ def file_pieces(chain: Chain, header: Header) -> list[bytes]:
     parts = split_parts(decompress(chain.payload, longest), len(places))
     pieces = [_unpacked(part, entry) if entry.format else part for part, (entry, _) in zip(parts, places, strict=True)]
     lengths = [_piece_bytes(entry, k) for entry, k in places]
-    if [len(piece) for piece in pieces] != lengths or Chain.hash_of(pieces) != chain.pixel_hash:
+    if [len(piece) for piece in pieces] != lengths or Block.hash_of(pieces) != chain.pixel_hash:
         raise CorruptArchiveError(f"{chain} holds other files than were stored: the file is damaged")
     return pieces
 
 
-def rests_chain(header: Header, source: Source, span: Span) -> Chain | None:
+def rests_block(header: Header, source: Source, span: Span) -> Block | None:
     """Returns what the files of images hold beside their pixels; None if that is nothing."""
     if not any(entry.format for entry in header.entries[span.first : span.end]):
         return None
     rests = [source.rest(i) for i in range(span.first, span.end)]
-    return Chain(Kind.RESTS, len(rests), span.first, Chain.hash_of(rests), compress(join_parts(rests)))
+    return Block(BlockKind.RESTS, len(rests), span.first, Block.hash_of(rests), compress(join_parts(rests)))
 
 
-def rests_of(chain: Chain) -> list[bytes]:
-    """Returns the rest of each image that a chain is about, the inverse of :func:`rests_chain`.
+def rests_of(chain: Block) -> list[bytes]:
+    """Returns the rest of each image that a chain is about, the inverse of :func:`rests_block`.
 
     Raises:
         CorruptArchiveError: If they are not those that were stored.
     """
     rests = split_parts(decompress(chain.payload, _MAX_RESTS_BYTES), chain.n_tiles)
-    if Chain.hash_of(rests) != chain.pixel_hash:
+    if Block.hash_of(rests) != chain.pixel_hash:
         raise CorruptArchiveError("what images have beside their pixels is not what was stored: the file is damaged")
     return rests
 
