@@ -112,11 +112,10 @@ def test_members_are_chosen_by_pattern_and_written_to_standard_output(place, mon
             return terminal
 
     for terminal, status in ((False, 0), (True, 1)):
-        out = Stream(io.BytesIO())
-        monkeypatch.setattr("sys.stdout", out)
+        data = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", Stream(data))
         assert run("decompress", "stuff.nelbo", "-o", "-", "-q", "--members", "notes.txt") == status
-        written = out.buffer.getvalue()
-        assert written == (b"" if terminal else (place / "stuff" / "notes.txt").read_bytes())
+        assert data.getvalue() == (b"" if terminal else (place / "stuff" / "notes.txt").read_bytes())
 
 
 def test_several_archives_are_tested_listed_and_restored_in_one_call(place, capsys):

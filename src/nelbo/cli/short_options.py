@@ -9,7 +9,6 @@ _VERBS = {"z": "compress", "d": "decompress", "l": "list", "t": "test"}
 _FLAGS = {"c": ["--out", "-"], "k": ["--keep"], "f": ["--force"], "v": ["--verbose"], "q": ["--quiet"]}
 _VALUES = {"o": "--out", "T": "--workers"}
 _NUMBERED = ("--lanes", "--chain", "--workers", "--level", "--steps")  # What follows these is no option.
-_HELP = ("-h", "--help", "--version")
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
@@ -20,7 +19,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     Raises:
         NelboError: If an option that needs a value has none.
     """
-    if not arguments or arguments[0] in _HELP:
+    if not arguments or arguments[0] == "-h" or arguments[0].startswith("--"):
         return list(arguments)
     is_bare = arguments[0].startswith("-")
     if not is_bare and arguments[0] not in ARCHIVE_VERBS:
