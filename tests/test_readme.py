@@ -4,10 +4,12 @@ import functools
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import nelbo
 from nelbo.cli.main import VERBS, main
 from nelbo.runtime.bundled import bundled_tables
 from nelbo.time_schedule.error_table import load_table
@@ -15,7 +17,7 @@ from nelbo.time_schedule.optimise import optimal_schedules
 from nelbo.time_schedule.report import report
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -71,6 +73,19 @@ def test_the_committed_curves_are_those_of_the_bundled_table(script):
     committed = json.loads((ROOT / "docs" / "figures" / "overview.json").read_text())["curves"]
     for name, found in script("runs/figures.py").curves().items():
         assert committed[name] == pytest.approx(found, rel=1e-6), name
+
+
+def test_the_api_has_every_public_name_and_a_page_for_each_room():
+    front = (ROOT / "docs" / "api.md").read_text("utf-8")
+    assert [name for name in nelbo.__all__ if f"`nelbo.{name} <" not in front] == []
+    pages = {page.stem: page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md")}
+    rooms = {path.name for path in Path(nelbo.__file__).parent.iterdir() if (path / "__init__.py").exists()}
+    assert rooms - {"cli"} <= set(pages)
+    assert [name for name in pages if f"\napi/{name}\n" not in front] == []
+    for name, page in pages.items():
+        modules = re.findall(r"automodule:: (\S+)", page)
+        assert modules, name
+        assert [module for module in modules if find_spec(module) is None] == []
 
 
 @pytest.mark.slow

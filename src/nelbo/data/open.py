@@ -1,13 +1,13 @@
 """Opens a data set: one table from file name extensions to the functions that open them.
 
-==============================  =========================================================================
-folder, ``.zip``                image files, at any depth, in the order of their paths; other and hidden
-                                files are passed over
-``.npz``                        the array ``images``, else the only array of 8-bit images; ``labels``
-``.npy``                        one array, memory-mapped
-``.parquet``                    a column of encoded images, as Hugging Face data sets store them
-idx, whatever its name, ``.gz``  the format of MNIST, with the label file beside it
-==============================  =========================================================================
+================================  =========================================================================
+folder, ``.zip``                  image files, at any depth, in the order of their paths; other and hidden
+                                  files are passed over
+``.npz``                          the array ``images``, else the only array of 8-bit images; ``labels``
+``.npy``                          one array, memory-mapped
+``.parquet``                      a column of encoded images, as Hugging Face data sets store them
+idx, whatever its name, ``.gz``   the format of MNIST, with the label file beside it
+================================  =========================================================================
 
 Arrays are N H W, N H W C or N C H W with C = 1 or 3; where both of the last two fit, N H W C is meant.
 EXIF orientation is not applied.
