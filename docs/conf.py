@@ -7,7 +7,13 @@ author = "The nelbo authors"
 copyright = author
 release = version = installed_version("nelbo")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",  # Formulas work without a network.
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 

@@ -1,4 +1,4 @@
-"""The main job: evaluates the bundled model, finds it schedules, samples, trains one from scratch, and compresses.
+"""The main job: evaluates the bundled model, finds its schedules, samples, trains from scratch, compresses, reports.
 
     python runs/demo.py --out out/demo
 
@@ -8,6 +8,7 @@ Takes about 2 minutes on 2 idle cores.
 import argparse
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from codec import classical, file_of
@@ -19,6 +20,9 @@ from nelbo.data.pictures import save_grid
 from nelbo.evaluation import Evaluation, evaluate, table
 from nelbo.integer.frozen_files import FROZEN
 from nelbo.integer.frozen_model import FrozenModel
+from nelbo.report.figures import figures
+from nelbo.report.measure import measure
+from nelbo.report.page import save_page
 from nelbo.runtime.bundled import bundled_models, bundled_tables
 from nelbo.sampling import sample
 from nelbo.time_schedule.error_table import load_table
@@ -38,12 +42,13 @@ RESULTS = {
     "samples": "samples.png",
     "the run from scratch": "training",
     "its model": "training/model",
+    "a report on the model": "report.html",
 }
 N_PASSES, N_SAMPLES, SAMPLE_STEPS = 4, 16, 250
 
 
 def main(out: Path) -> None:
-    """Runs the five parts and says where everything is."""
+    """Runs the six parts and says where everything is."""
     started = time.perf_counter()
     model, images = nelbo.load(MODEL), nelbo.open_images(IMAGES)
     print(f"The bound of {MODEL} on {len(images)} CIFAR-10 test images, bits per dimension ± standard error:\n")
@@ -77,6 +82,9 @@ def main(out: Path) -> None:
     )
     compress(images)
 
+    print(f"\nA report on {MODEL} ...\n", flush=True)
+    report(model, images, out / "report.html")
+
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")
     for what, place in RESULTS.items():
         print(f"  {what:<22} {out / place}")
@@ -106,6 +114,13 @@ def compress(images: nelbo.Images) -> None:
     for name, bits in (rows | {f"nelbo, {CODEC_BUDGET} calls": ours["file"]}).items():
         print(f"  {name:<18} {bits:7.4f} bits per dimension, all bytes")
     print(f"  every pixel came back; {ours['compress_seconds']:.0f} s there, {ours['decompress_seconds']:.0f} s back")
+
+
+def report(model: nelbo.DiffusionModel, images: nelbo.Images, path: Path) -> None:
+    """Writes the report of the bundled model."""
+    say = partial(print, "  measuring", flush=True)
+    found = measure(model, MODEL, images, load_table(bundled_tables()[MODEL]), say=say)
+    save_page(found, figures(found), path)
 
 
 def save(evaluations: list[Evaluation], out: Path) -> None:
