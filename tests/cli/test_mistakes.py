@@ -141,7 +141,7 @@ def test_a_device_that_is_not_there(words, place, capsys):
 
 
 def test_interrupting_exits_with_130(place, monkeypatch, capsys):
-    def interrupt(path):
+    def interrupt(path, fit=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nelbo.data.open.open_images", interrupt)

@@ -130,7 +130,8 @@ def test_a_folder_of_photographs_trains_without_another_tool(tmp_path, command, 
     main([*arguments, "--resize", "10", "--crop", "8"])
     identity = json.loads((tmp_path / "run" / "config.json").read_text())
     assert identity["data"] == {"n_images": 16, "shape": [3, 8, 8], "preparation": "--resize 10 --crop 8"}
-    capsys.readouterr()
+    main(["eval", str(tmp_path / "run" / "model"), "--data", str(folder), "--resize", "10", "--crop", "8"])
+    assert " 20 " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*arguments, "--resize", "8"])
     assert 'data.preparation: "--resize 10 --crop 8" -> "--resize 8"' in capsys.readouterr().err

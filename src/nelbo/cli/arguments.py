@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from nelbo.data.images import Images
     from nelbo.time_schedule.schedule import TimeSchedule
 
 
@@ -69,6 +70,14 @@ def check_batch_size(batch_size: int) -> None:
     """Raises NelboError unless a batch holds an image."""
     if batch_size < 1:
         raise NelboError(f"--batch-size is a number from 1 on, got {batch_size}")
+
+
+def open_pictures(data: Path, resize: int | None, crop: int | None) -> "Images":
+    """Returns the images of ``--data``, of pictures of any size where ``--resize`` or ``--crop`` says how."""
+    from nelbo.data.fitting import Fit
+    from nelbo.data.open import open_images
+
+    return open_images(data, None if resize is None and crop is None else Fit(resize, crop))
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def evaluate(
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     limit: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
     method: Literal["bound", "ode"] = "bound",
     dequantisation: Literal["truncated_normal", "uniform"] = "truncated_normal",
     trace: Literal["hutchinson", "exact"] = "hutchinson",
@@ -55,6 +57,8 @@ def evaluate(
         precision: The network's arithmetic; auto is the fastest that does not change the bound.
         device: Where to compute.
         limit: Only the first so many images.
+        resize: Shrink or enlarge pictures of any size until their shorter side has so many pixels.
+        crop: Use the square of so many pixels a side in their middle.
         method: bound, the variational bound; or ode, the likelihood by probability flow, at a thousand times the cost.
         dequantisation: With --method ode, the noise that turns 8-bit values into numbers with a density.
         trace: With --method ode, how the flow's divergence is found: by one random probe, or one pass a dimension.
@@ -74,7 +78,7 @@ def evaluate(
     from nelbo.runtime.agreement import agree, one_of_many
 
     with one_of_many(device) as world:
-        inputs = agree(world, lambda: _inputs(model, data, limit, parsed, table, json, world.device))
+        inputs = agree(world, lambda: _inputs(model, data, (resize, crop), limit, parsed, table, json, world.device))
         if method == "ode":
             agree(world, lambda: _alone(world))
             _follow_flow(inputs, dequantisation, trace, passes, tolerance, seed, batch_size, json)
@@ -96,21 +100,21 @@ class _Inputs:
 def _inputs(
     model: str,
     data: Path,
+    fit: tuple[int | None, int | None],
     limit: int | None,
     steps: int | Path | Literal["all"] | None,
     table: Path | None,
     json: Path | None,
     device: "torch.device",
 ) -> _Inputs:
-    from nelbo.cli.arguments import open_steps
+    from nelbo.cli.arguments import open_pictures, open_steps
     from nelbo.cli.gathering import loaded_table
-    from nelbo.data.open import open_images
     from nelbo.interop.any_model import load
     from nelbo.runtime.atomic import check_writable
 
     n_steps = open_steps(steps)
     loaded = load(model, device)
-    images = open_images(data)
+    images = open_pictures(data, *fit)
     if limit is not None:
         images = images.select(range(min(limit, len(images))))
     if json is not None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def report(
     model: Annotated[str, tyro.conf.Positional],
     data: Path,
+    resize: int | None = None,
+    crop: int | None = None,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html"),
     limit: int = 256,
     seed: int = 0,
@@ -27,6 +29,8 @@ def report(
     Args:
         model: A bundled model's name, a model folder or one of diffusers, or a run folder, with its training curves.
         data: The images to judge it on: a folder, zip, npz, npy, parquet or idx file.
+        resize: Shrink or enlarge pictures of any size until their shorter side has so many pixels.
+        crop: Use the square of so many pixels a side in their middle.
         out: The page, an HTML file.
         limit: Use only the first so many images.
         seed: The randomness.
@@ -39,7 +43,7 @@ def report(
     import sys
 
     from nelbo.cli.archive_files import check_free
-    from nelbo.data.open import open_images
+    from nelbo.cli.arguments import open_pictures
     from nelbo.interop.any_model import load
     from nelbo.report.figures import figures
     from nelbo.report.measure import measure
@@ -52,7 +56,7 @@ def report(
     metrics = run / "metrics.jsonl"
     is_run = (run / "model" / "config.json").is_file() and metrics.is_file()
     loaded = load(run / "model" if is_run else model, choose_device(device))
-    images = open_images(data)
+    images = open_pictures(data, resize, crop)
     found = measure(
         loaded,
         model,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nelbo.cli.arguments import parse_steps
+from nelbo.cli.arguments import open_pictures, parse_steps
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -78,19 +78,18 @@ def train(
     if data is None or out is None:
         raise NelboError("training needs --data IMAGES and --out RUN (or --dry-run to see what it would cost)")
 
-    from nelbo.data.fitting import Fit
-    from nelbo.data.open import open_images
     from nelbo.train.inputs import hold_out
     from nelbo.train.loop import Intervals
     from nelbo.train.run import Run
 
-    fit = None if resize is None and crop is None else Fit(resize, crop)
-    images = open_images(data, fit)
+    images = open_pictures(data, resize, crop)
     if not any(setting.startswith("n_held_out=") for setting in set):
         run_config = _with_hold_out(run_config, len(images), out)
     images, held_out = hold_out(images, 0 if test else run_config.n_held_out)
     intervals = Intervals(log_every, checkpoint_every, evaluate_every)
-    run = Run(run_config, images, open_images(test, fit) if test else held_out, out, intervals, compile, start)
+    run = Run(
+        run_config, images, open_pictures(test, resize, crop) if test else held_out, out, intervals, compile, start
+    )
     is_complete = run.go(device)
     if not is_complete:
         sys.exit(130)
