@@ -45,7 +45,8 @@ LAYERS: Mapping[str, Layer] = {
     "models": layer("models", "nets diffusion data runtime errors"),
     "interop": layer("interop", "time_schedule models nets diffusion runtime errors"),
     "time_schedule": layer("time_schedule", "models diffusion data runtime errors"),
-    "use": layer("evaluation sampling", "time_schedule models diffusion data runtime errors"),
+    "samplers": layer("samplers", "models diffusion data runtime errors"),
+    "use": layer("evaluation sampling", "samplers time_schedule models diffusion data runtime errors"),
     "ode": layer("ode", "use models diffusion data runtime errors"),
     "report": layer("report", "use time_schedule models diffusion data runtime errors"),
     "train": layer("train", "use models nets diffusion data runtime errors"),
@@ -53,7 +54,8 @@ LAYERS: Mapping[str, Layer] = {
     "codec": layer("codec", "integer container ans time_schedule models diffusion data runtime errors"),
     "package": layer("__init__", "codec train ode use time_schedule interop models data diffusion errors"),
     "cli": layer(
-        "cli", "package report codec integer container train ode use time_schedule interop models data runtime errors"
+        "cli",
+        "package report codec integer container train ode use samplers time_schedule interop models data runtime errors",
     ),
     "main": layer("__main__", "cli"),
 }

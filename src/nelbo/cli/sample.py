@@ -19,25 +19,37 @@ if TYPE_CHECKING:
 def sample(
     model: Annotated[str, tyro.conf.Positional],
     out: Path,
-    steps: str = "250",
+    steps: str = "32",
+    sampler: str = "auto",
+    eta: float | None = None,
+    churn: float | None = None,
+    clip: bool = True,
+    images: str | None = None,
     seeds: str = "0-15",
     classes: str | None = None,
     batch_size: int = 64,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Draws images from a model by ancestral sampling: OUT/grid.png and one OUT/SEED.png for each seed.
+    """Draws images from a model: OUT/grid.png and one OUT/SEED.png for each seed.
 
     Started under torchrun, processes and their devices share the seeds, for the same images but for rounding.
 
     Args:
         model: A bundled model's name, a model folder or one of diffusers, an id on the hub, or FILE.py:FUNCTION.
         out: The folder to write to.
-        steps: Steps of the chain, each one network evaluation; all for every level of a discrete-time model; or the
-            file of a time schedule.
+        steps: Network calls; all for every level of a discrete-time model; or the file of a time schedule, whose chain
+            is walked.
+        sampler: auto (DPM-Solver++ of second order), ancestral (the chain of the bound: give it 250 steps), ddim, heun,
+            dpm-solver++, dpm-solver++-3m or dpm-solver++-sde.
+        eta: The noise that ddim adds at each step, from 0 to 1.
+        churn: The noise that heun adds, EDM's S_churn.
+        clip: Whether predicted images are clipped to the range of pixels.
+        images: Images such as the model was trained on, whose mean and spectrum a sampler starts with; bundled and
+            trained models bring them.
         seeds: One image for each seed: numbers and ranges such as 0-63 or 1,5,7-9.
-        classes: Of a class-conditional model, the classes to draw, written like the seeds: seed k is of class number k
-            of them, counted in circles. Without it, all.
+        classes: Of a class-conditional model, the classes to draw, written like the seeds, assigned to the seeds
+            round-robin. Without it, all.
         batch_size: Images walked together.
         precision: The network's arithmetic; auto is the fastest that the model is known to bear.
         device: Where to compute.
@@ -50,10 +62,16 @@ def sample(
 
     from nelbo.cli.arguments import open_steps, progress_bar
     from nelbo.cli.cost import say_cost
+    from nelbo.data.open import open_images
     from nelbo.interop.any_model import load
+    from nelbo.models.moments import image_moments
     from nelbo.runtime.agreement import agree, collect, one_of_many
     from nelbo.runtime.atomic import check_writable
+    from nelbo.samplers.table import make_solver
     from nelbo.sampling import sample as draw
+
+    settings = {name: value for name, value in (("eta", eta), ("churn", churn)) if value is not None}
+    solver = make_solver(sampler, settings) if settings else sampler
 
     with one_of_many(device) as world:
 
@@ -61,6 +79,8 @@ def sample(
             n_steps = open_steps(parsed)
             assert n_steps is not None, "refused above"
             loaded = load(model, world.device)
+            if images is not None:
+                loaded.image_moments = image_moments(open_images(images))
             check_writable(out / "grid.png")
             if n_steps != "all":
                 return loaded, n_steps
@@ -78,10 +98,11 @@ def sample(
             if not ours:
                 return []
             with progress_bar(per_image * -(-len(ours) // batch_size), "call", quiet) as advance:
-                return list(draw(loaded, n_steps, ours, batch_size, precision, advance, wanted))
+                drawn = draw(loaded, n_steps, ours, batch_size, precision, advance, wanted, sampler=solver, clip=clip)
+                return list(drawn)
 
-        images = [image for part in collect(world, agree(world, work)) for image in part]
-        agree(world, lambda: _write(images, numbers, out) if world.is_first else None)
+        pictures = [image for part in collect(world, agree(world, work)) for image in part]
+        agree(world, lambda: _write(pictures, numbers, out) if world.is_first else None)
 
 
 def _write(images: "list[UInt8[Tensor, 'c h w']]", numbers: list[int], out: Path) -> None:

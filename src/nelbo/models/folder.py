@@ -1,7 +1,7 @@
 """Model folders: how a trained model is kept.
 
 A folder holds ``config.json`` (a :class:`~nelbo.models.config.ModelConfig`), ``model.safetensors`` (the weights) and
-``README.md`` (the model card).
+``README.md`` (the model card); where the mean and the spectrum of its images are known, ``moments.safetensors``.
 """
 
 import json
@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nelbo.diffusion.gaussian_entry import ImageMoments
 from nelbo.errors import NelboError
 from nelbo.models.config import parse_model_config
+from nelbo.models.moments import MOMENTS, load_moments, save_moments
 from nelbo.models.vdm import VDM
 from nelbo.runtime.atomic import new_folder
 from nelbo.runtime.bundled import bundled_models, model_folder
@@ -53,6 +55,8 @@ def read_folder(folder: Path) -> VDM:
     except NelboError as error:
         raise NelboError(f"{folder / CONFIG}: {error}") from None
     _fill(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    if (folder / MOMENTS).is_file():
+        model.image_moments = load_moments(folder / MOMENTS)
     return model.eval()
 
 
@@ -69,10 +73,12 @@ def save(model: VDM, folder: Path, card: str, dtype: torch.dtype = torch.float32
         NelboError: If there is something else than a model folder, or the place cannot be written.
     """
     weights = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
-    write_folder(folder, weights, model.config, card)
+    write_folder(folder, weights, model.config, card, model.image_moments)
 
 
-def write_folder(folder: Path, weights: dict[str, Tensor], config: BaseModel, card: str) -> None:
+def write_folder(
+    folder: Path, weights: dict[str, Tensor], config: BaseModel, card: str, moments: ImageMoments | None = None
+) -> None:
     """Writes a model folder of any kind, whole or not at all, replacing one that was there.
 
     Raises:
@@ -84,6 +90,8 @@ def write_folder(folder: Path, weights: dict[str, Tensor], config: BaseModel, ca
         save_file(weights, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
         (temporary / CARD).write_text(card)
+        if moments is not None:
+            save_moments(moments, temporary / MOMENTS)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

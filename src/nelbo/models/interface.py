@@ -16,6 +16,7 @@ from nelbo.diffusion import bound
 from nelbo.diffusion.bound import Bound, BoundedModel
 from nelbo.diffusion.decoder import Decoder
 from nelbo.diffusion.draws import evaluation_draws, to_device
+from nelbo.diffusion.gaussian_entry import ImageMoments
 from nelbo.diffusion.noise_schedule import NoiseSchedule
 from nelbo.diffusion.reverse import ReverseKernel
 from nelbo.errors import NelboError
@@ -40,6 +41,7 @@ class DiffusionModel(nn.Module, ABC):
             pixel's standard deviation between the two. None of any other.
         n_classes: Classes of the images of a class-conditional model, whose bound is that of p(x | class); else 0.
         is_foreign: Whether it was trained by another program, perhaps in another arithmetic.
+        image_moments: The mean and the spectrum of its images, which samplers start with; None where they are unknown.
         identity: What tells it from models of the same weights, see :func:`nelbo.models.fingerprint.fingerprint`.
     """
 
@@ -52,6 +54,7 @@ class DiffusionModel(nn.Module, ABC):
     exit_std_large: float | None = None
     n_classes: int = 0
     is_foreign: bool = False
+    image_moments: ImageMoments | None = None
     identity: str = ""
 
     @abstractmethod

@@ -15,6 +15,7 @@ from nelbo.data.images import Images
 from nelbo.data.pictures import grid, save_png
 from nelbo.evaluation import Evaluation, evaluate
 from nelbo.models.folder import save
+from nelbo.models.moments import image_moments
 from nelbo.models.vdm import VDM
 from nelbo.runtime.device import resolve_precision
 from nelbo.runtime.processes import World, join_world
@@ -112,6 +113,8 @@ class Run:
             result = evaluate(model, self.test, self.config.n_steps, precision=trainer.precision)
             is_best = result.bpd <= metrics.lowest("test_bpd")
             metrics.write(step, {"test_bpd": result.bpd, "test_standard_error": result.standard_error})
+        if model.image_moments is None:
+            model.image_moments = image_moments(self.data)
         n_steps = min(self.config.n_steps or SAMPLE_STEPS, SAMPLE_STEPS)
         samples = grid(sample(model, n_steps, range(N_SAMPLES), precision=trainer.precision))
         save_png(samples, self.folder / "samples" / f"{step:09d}.png")
