@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nelbo.data.images import Images as Images
     from nelbo.data.open import open_images as open_images
     from nelbo.diffusion.bound import Bound as Bound
+    from nelbo.diffusion.gaussian_entry import ImageMoments as ImageMoments
     from nelbo.errors import NelboError as NelboError
     from nelbo.evaluation import Evaluation as Evaluation
     from nelbo.evaluation import evaluate as evaluate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nelbo.interop.denoiser import from_denoiser as from_denoiser
     from nelbo.models.config import ModelConfig as ModelConfig
     from nelbo.models.interface import DiffusionModel as DiffusionModel
+    from nelbo.models.moments import image_moments as image_moments
     from nelbo.models.vdm import VDM as VDM
     from nelbo.ode import ode_likelihood as ode_likelihood
     from nelbo.sampling import sample as sample
@@ -31,6 +33,7 @@ _HOMES = {
     "DiffusionModel": "models.interface",
     "ErrorTable": "time_schedule.error_table",
     "Evaluation": "evaluation",
+    "ImageMoments": "diffusion.gaussian_entry",
     "Images": "data.images",
     "ModelConfig": "models.config",
     "NelboError": "errors",
@@ -41,6 +44,7 @@ _HOMES = {
     "from_array": "data.arrays",
     "from_callable": "interop.callable",
     "from_denoiser": "interop.denoiser",
+    "image_moments": "models.moments",
     "load": "interop.any_model",
     "ode_likelihood": "ode",
     "open_images": "data.open",

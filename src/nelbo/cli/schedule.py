@@ -10,6 +10,7 @@ from nelbo.cli.arguments import check_batch_size, parse_numbers
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from nelbo import ImageMoments
     from nelbo.models.interface import DiffusionModel
     from nelbo.time_schedule.error_table import ErrorTable
 
@@ -23,6 +24,7 @@ def schedule(
     reverse: str = "spectral",
     exits: str = "all",
     fixed_ends: bool = False,
+    entry: Literal["normal", "gaussian"] = "normal",
     gammas: int | None = None,
     images: int = 128,
     seed: int = 0,
@@ -46,6 +48,9 @@ def schedule(
         exits: How the chain may leave for the data, such as decoder,channels; decoder is the model's own, and all is
             that and every residual decoder of the error table.
         fixed_ends: Enter at the noisiest level and leave by the model's own decoder from where it was trained.
+        entry: What the chain starts from: normal is N(0, I); gaussian has the mean and the spectrum of the images (of
+            --data, else those that the model brings) and saves a call or two, for evaluation and samples only: the
+            codec does not take it.
         gammas: Noise levels of the error table, at which schedules may stop: by default 1000, of a discrete-time model
             at most 250 of its own, chosen where the cost is.
         images: Images of the data to use, chosen at random.
@@ -87,9 +92,22 @@ def schedule(
 
         def search() -> None:
             source = provenance(loaded, model, None if data is None else open_images(data), seed)
-            _search(loaded, errors, wanted, reverse, allowed, free, out, source)
+            moments = _moments(loaded, data) if entry == "gaussian" else None
+            _search(loaded, errors, wanted, reverse, allowed, free, moments, out, source)
 
         agree(world, lambda: search() if world.is_first else None)
+
+
+def _moments(loaded: "DiffusionModel", data: Path | None) -> "ImageMoments":
+    """Returns the moments of the images that errors are measured on, or of those that the model was trained on."""
+    from nelbo.data.open import open_images
+    from nelbo.models.moments import image_moments
+
+    if data is not None:
+        return image_moments(open_images(data))
+    if loaded.image_moments is None:
+        raise NelboError("--entry gaussian: the model brings no mean and spectrum of its images; give images by --data")
+    return loaded.image_moments
 
 
 def _search(
@@ -99,6 +117,7 @@ def _search(
     reverse: str,
     allowed: list[str] | None,
     is_free: bool,
+    moments: "ImageMoments | None",
     out: Path,
     source: Mapping[str, Any],
 ) -> None:
@@ -109,7 +128,7 @@ def _search(
     from nelbo.time_schedule.optimise import optimal_schedules
     from nelbo.time_schedule.report import SAMPLE_NOTE, report, supported_kernels
 
-    found = optimal_schedules(errors, wanted, reverse, allowed, free_entry=is_free, free_exit=is_free)
+    found = optimal_schedules(errors, wanted, reverse, allowed, is_free, is_free, moments)
     result = report(errors, found, supported_kernels(errors), wanted)
     for budget, each in result.schedules.items():
         each.save(out / f"{budget}.safetensors")

@@ -55,6 +55,11 @@ def make_plan(model: DiffusionModel, schedule: TimeSchedule, kappa: float = KAPP
             f"the codec cannot code with the reverse kernel {schedule.reverse!r}, whose variances are the network's: "
             f"take {known}"
         )
+    if schedule.entry is not None:
+        raise NelboError(
+            "the codec does not code chains that enter with a Gaussian of the images: "
+            "find a schedule without, by `nelbo schedule --entry normal`"
+        )
     gammas = schedule.gammas.double()
     signal, noise = alpha(gammas).numpy(), sigma(gammas).numpy()
     c = -torch.expm1(gammas[:-1] - gammas[1:]).numpy()

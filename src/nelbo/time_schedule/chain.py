@@ -43,7 +43,8 @@ def chain_bound(
         eps_hat, nu = model.predict(diffuse(x, noise, gamma_t), gamma_t)
         diffusion += schedule.kernel(step).step_kl(noise - eps_hat, gamma_s, gamma_t, nu)
         progress(1)
-    prior = prior_kl(x, schedule.gammas[-1].to(x.device))
+    gamma = schedule.gammas[-1].to(x.device)
+    prior = prior_kl(x, gamma) if schedule.entry is None else schedule.entry.kl(x, gamma)
     return Bound(prior, exit_nats(model, schedule, images, eps_0, eps), diffusion, x[0].numel())
 
 
@@ -81,7 +82,7 @@ def walk(
         draws = [rng.standard_normal(schedule.image_shape, dtype=np.float32) for rng in generators]
         return torch.from_numpy(np.stack(draws)).to(device)
 
-    z = noise()
+    z = noise() if schedule.entry is None else schedule.entry.draw(noise(), schedule.gammas[-1].item())
     for step in range(len(schedule.gammas) - 2, -1, -1):
         gamma_s, gamma_t = _pair(schedule, step, z)
         eps_hat, nu = model.predict(z, gamma_t)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 
 from nelbo.diffusion.error_statistics import ErrorStatistics
+from nelbo.diffusion.gaussian_entry import GaussianEntry
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.time_schedule.error_table import ErrorTable
@@ -23,7 +24,7 @@ OWN = "decoder"
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """The graph on whose paths the schedules are.
+    r"""The graph on whose paths the schedules are.
 
     Attributes:
         edges: Nats of each edge, shape (N + 1, N + 1), infinite where there is none.
@@ -31,6 +32,7 @@ class Costs:
         entry: Nats of starting at each node.
         reverse: The reverse kernel.
         steps: The costs of its steps alone, see :func:`step_costs`; other freedom needs no others.
+        gaussian: The Gaussian that the chain enters with; None is :math:`\mathcal N(0, I)`.
     """
 
     edges: Float[np.ndarray, "n n"]
@@ -38,6 +40,7 @@ class Costs:
     entry: Float[np.ndarray, " n"]
     reverse: str
     steps: Float[np.ndarray, "n m"]
+    gaussian: GaussianEntry | None = None
 
 
 def costs(
@@ -47,8 +50,9 @@ def costs(
     free_entry: bool = True,
     free_exit: bool = True,
     steps: Float[np.ndarray, "m n"] | None = None,
+    gaussian: GaussianEntry | None = None,
 ) -> Costs:
-    """Returns the costs of all edges under a reverse kernel.
+    r"""Returns the costs of all edges under a reverse kernel.
 
     Args:
         table: The model's error table.
@@ -58,6 +62,7 @@ def costs(
         free_exit: Whether the data may be reached from any level; else by the model's own decoder alone, as it was
             trained: of a VDM from z_0, of a DDPM from its cleanest level.
         steps: :func:`step_costs` of this table and kernel, where they are known already.
+        gaussian: The Gaussian that the chain may enter with in place of :math:`\mathcal N(0, I)`.
 
     Raises:
         NelboError: If the kernel or an exit is unknown, the table does not support it, or it is unfinished.
@@ -69,9 +74,10 @@ def costs(
     edges[1:, 1:] = np.where(np.tri(n, dtype=bool), np.inf, down[1:])
     edges[0, 1:], kinds = _exit_costs(table, down[0], exits if free_exit else [OWN], free_exit)
     entry = np.full(n + 1, np.inf)
-    prior = table.prior().numpy()
+    prior = table.prior() if gaussian is None else gaussian.expected_kl(table.gammas, table.n_dims)
+    prior = prior.numpy()
     entry[1:] = prior if free_entry else np.where(np.arange(n) == n - 1, prior, np.inf)
-    return Costs(edges, kinds, entry, reverse, down)
+    return Costs(edges, kinds, entry, reverse, down, gaussian)
 
 
 def step_costs(table: ErrorTable, reverse: str) -> Float[np.ndarray, "m n"]:

@@ -8,6 +8,7 @@ import torch
 
 from nelbo.diffusion.bound import to_bpd
 from nelbo.diffusion.gaussian import alpha
+from nelbo.diffusion.gaussian_entry import ImageMoments
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.time_schedule.costs import OWN, Costs, costs
@@ -52,8 +53,9 @@ def optimal_schedules(
     exits: Sequence[str] | None = None,
     free_entry: bool = True,
     free_exit: bool = True,
+    moments: ImageMoments | None = None,
 ) -> Schedules:
-    """Returns the best schedules of exactly K network calls, for every K at once.
+    r"""Returns the best schedules of exactly K network calls, for every K at once.
 
     Args:
         table: The model's error table.
@@ -62,6 +64,8 @@ def optimal_schedules(
         exits: Which exits may be taken, see :func:`nelbo.time_schedule.costs.costs`.
         free_entry: Whether the chain may start below the noisiest level.
         free_exit: Whether it may leave for the data from any level.
+        moments: The mean and the spectrum of training images, with which the chain then enters (see
+            :mod:`nelbo.diffusion.gaussian_entry`); None enters with :math:`\mathcal N(0, I)`.
 
     Raises:
         NelboError: If a budget is out of range, or the kernel or an exit is none of the table's.
@@ -76,7 +80,10 @@ def optimal_schedules(
             raise NelboError(
                 f"a budget is a number of network calls from 1 to {n}, the levels of the error table, got {budget}"
             )
-    graph = costs(table, reverse, exits, free_entry, free_exit)
+    gaussian = None if moments is None else moments.entry(table.basis().colours)
+    if gaussian is not None:
+        gaussian.check_shape(table.subject.image_shape)
+    graph = costs(table, reverse, exits, free_entry, free_exit, gaussian=gaussian)
     paths = shortest_paths(graph.edges, wanted[-1] if wanted else n, graph.entry)
     return Schedules(table, graph, paths, (exits, free_entry, free_exit))
 
@@ -109,6 +116,7 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
         prediction=_prediction(table, graph, nodes, kind),
         tensors={name: torch.stack([kernel.tensors()[name] for kernel in kernels])[: len(uppers)] for name in names},
         basis=kernels[0].basis,
+        entry=graph.gaussian,
     )
 
 

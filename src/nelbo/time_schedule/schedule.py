@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nelbo.diffusion.bound import even_nodes
+from nelbo.diffusion.gaussian_entry import GaussianEntry
 from nelbo.diffusion.residual_decoder import Exit
 from nelbo.diffusion.reverse import KERNELS, ReverseKernel
 from nelbo.diffusion.spectral_basis import Basis
@@ -23,7 +24,9 @@ from nelbo.time_schedule.checks import check_schedule
 
 FORMAT = "nelbo time schedule 1"
 _DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-_OWN_TENSORS = ("gammas", "exit.weights", "exit.scales", "basis.colours")  # Others are the reverse kernel's.
+WITH_ENTRY = "nelbo time schedule 2"  # What earlier versions would misread: a chain that enters with a Gaussian.
+_ENTRY_TENSORS = ("entry.mean", "entry.variance", "entry.colours")
+_OWN_TENSORS = ("gammas", "exit.weights", "exit.scales", "basis.colours", *_ENTRY_TENSORS)  # Others are the kernel's.
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class TimeSchedule:
-    """A chain of K network calls.
+    r"""A chain of K network calls.
 
     Attributes:
         gammas: The latents' levels, increasing, float64. The last is where the chain enters.
@@ -61,6 +64,7 @@ class TimeSchedule:
         tensors: By name, what the reverse kernel of each step holds, a row each; see
             :meth:`nelbo.diffusion.reverse.ReverseKernel.tensors`.
         basis: The basis in which the reverse kernels are diagonal; None is the pixels.
+        entry: The Gaussian that the chain enters with; None is :math:`\mathcal N(0, I)`.
     """
 
     gammas: Float[Tensor, " m"]
@@ -73,6 +77,7 @@ class TimeSchedule:
     prediction: Prediction | None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     basis: Basis | None = None
+    entry: GaussianEntry | None = None
 
     @property
     def bpd(self) -> float:
@@ -105,7 +110,9 @@ class TimeSchedule:
             tensors |= {"exit.weights": self.exit.weights, "exit.scales": self.exit.scales}
         if self.basis is not None:
             tensors["basis.colours"] = self.basis.colours
-        header = {"format": FORMAT, "schedule": json.dumps(self._header())}
+        if self.entry is not None:
+            tensors |= _entry_tensors(self.entry)
+        header = {"format": FORMAT if self.entry is None else WITH_ENTRY, "schedule": json.dumps(self._header())}
         with new_file(Path(path)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
 
@@ -119,7 +126,7 @@ class TimeSchedule:
         if not Path(path).is_file():
             raise NelboError(f"no time schedule at {path}: find some with `nelbo schedule MODEL --out FOLDER`")
         header, tensors = read_tensors(path, "{path} is damaged or no time schedule ({error})")
-        if header.get("format") != FORMAT:
+        if header.get("format") not in (FORMAT, WITH_ENTRY):
             found = header.get("format", "no format")
             raise NelboError(f"{path} is no time schedule of this version of nelbo ({found!r})")
         try:
@@ -155,8 +162,29 @@ def _from_file(header: dict[str, object], tensors: dict[str, Tensor]) -> TimeSch
         prediction=None if prediction is None else Prediction(**prediction),  # pyright: ignore
         tensors={name: tensor for name, tensor in tensors.items() if name not in _OWN_TENSORS},
         basis=None if block is None else Basis(tensors["basis.colours"], tuple(block)),  # pyright: ignore
+        entry=_entry(tensors, tuple(shape)),  # pyright: ignore
         **fields,  # pyright: ignore
     )
+
+
+def _entry_tensors(entry: GaussianEntry) -> dict[str, Tensor]:
+    return dict(zip(_ENTRY_TENSORS, (entry.mean, entry.variance, entry.basis.colours), strict=True))
+
+
+def _entry(tensors: dict[str, Tensor], image_shape: tuple[int, int, int]) -> GaussianEntry | None:
+    """Returns the entry of a file's tensors, the inverse of :func:`_entry_tensors`; None where there is none."""
+    if not any(name in tensors for name in _ENTRY_TENSORS):
+        return None
+    mean, variance, colours = (tensors[name].double() for name in _ENTRY_TENSORS)
+    is_whole = all(bool(torch.isfinite(tensor).all()) for tensor in (mean, variance, colours))
+    if mean.ndim != 3 or mean.shape != variance.shape or colours.shape != (len(mean), len(mean)) or not is_whole:
+        raise ValueError("the tensors of its entry do not fit together")
+    if bool((variance < 0).any()):
+        raise ValueError("its entry has negative variances")
+    _, height, width = mean.shape
+    entry = GaussianEntry(Basis(colours, (height, width)), mean, variance)
+    entry.check_shape(image_shape)
+    return entry
 
 
 def plain_schedule(model: DiffusionModel, n_steps: int) -> TimeSchedule:
