@@ -55,7 +55,8 @@ LAYERS: Mapping[str, Layer] = {
     "package": layer("__init__", "codec train ode use time_schedule interop models data diffusion errors"),
     "cli": layer(
         "cli",
-        "package report codec integer container train ode use samplers time_schedule interop models data runtime errors",
+        "package report codec integer container train ode use samplers time_schedule interop models data runtime "
+        "errors",
     ),
     "main": layer("__main__", "cli"),
 }
