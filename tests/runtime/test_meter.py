@@ -106,8 +106,19 @@ def test_a_bar_fits_a_terminal_of_any_width(columns, width):
         meter.tick()
         shown = os.read(reader, 10_000).decode()
     os.close(reader)
-    assert shown.startswith("\r 50% |######------| 5 of 10 images")
+    assert shown.startswith("\r 50% |######------| 5 of 10 images" if width > 60 else "\r 50% ")
     assert len(shown) == 1 + width
+
+
+def test_where_there_is_no_room_the_note_stays(clock):
+    stream = Terminal()
+    meter = Meter(1_600_000, "image", stream=stream, clock=clock)
+    clock.now += 10
+    meter.advance(736)
+    meter.note("step 92, bpd 8.123, grad 3.4, rate 0.004")
+    meter.tick()
+    shown = stream.getvalue().strip()
+    assert shown == "0% step 92, bpd 8.123, grad 3.4, rate 0.004, 73.6 images/s, 6 h 2 min left"
 
 
 def test_a_line_of_its_own_stands_above_the_bar():

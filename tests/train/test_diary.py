@@ -77,9 +77,9 @@ def test_the_state_is_shown_with_step_loss_gradient_rate_and_time_left(tiny, ima
     line = diary._meter.line()
     assert line.startswith("48 of 160 images, ")
     assert " images/s, " in line
-    assert " left, step 3, bits per dimension " in line
-    assert re.search(r"gradient \d\S*, learning rate 0\.000\d+$", line)
-    shown = float(line.split("dimension ")[1].split(",")[0])
+    assert " left, step 3, bpd " in line
+    assert re.search(r"grad \d\S*, rate 0\.000\d+$", line)
+    shown = float(line.split("bpd ")[1].split(",")[0])
     assert min(losses) <= shown <= max(losses)
 
 

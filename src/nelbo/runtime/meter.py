@@ -106,15 +106,20 @@ class Meter:
 
     def line(self) -> str:
         """Returns the state in words: how many, how fast, how long it will take, and the note."""
+        return ", ".join(self._parts())
+
+    def _parts(self, short: bool = False) -> list[str]:
+        """Returns the parts of a line; a short one has the note first and no count, which its share stands for."""
         speed, left = self.speed(), self.seconds_left()
-        parts = [f"{self.n} of {self.total} {self.units}"]
+        times = []
         if speed > 0:
-            parts.append(f"{speed:.3g} {self.units}/s" if speed >= 1 else f"{1 / speed:.3g} s each")
+            times.append(f"{speed:.3g} {self.units}/s" if speed >= 1 else f"{1 / speed:.3g} s each")
         if self.n >= self.total or left is None:
-            parts.append(f"after {duration(self._clock() - self._started)}")
+            times.append(f"after {duration(self._clock() - self._started)}")
         else:
-            parts.append(f"{duration(left)} left")
-        return ", ".join([*parts, *([self._note] if self._note else [])])
+            times.append(f"{duration(left)} left")
+        note = [self._note] if self._note else []
+        return [*note, *times] if short else [f"{self.n} of {self.total} {self.units}", *times, *note]
 
     def speed(self) -> float:
         """Returns the units a second over the last minute, or since the start; 0 before the first is done."""
@@ -145,8 +150,10 @@ class Meter:
 
     def _draw(self) -> None:
         share, width = min(self.n / max(self.total, 1), 1.0), self._width() - 1
-        text = f"{share:4.0%} |{'#' * round(BAR * share):-<{BAR}}| {self.line()}"
-        self._write("\r" + text[:width].ljust(width))
+        bar = f"|{'#' * round(BAR * share):-<{BAR}}| "
+        ways = (bar + self.line(), self.line(), ", ".join(self._parts(short=True)))  # As much as there is room for.
+        text = next((way for way in ways if len(way) + 5 <= width), ways[-1])
+        self._write("\r" + f"{share:4.0%} {text}"[:width].ljust(width))
         self._is_drawn = True
 
     def _width(self) -> int:

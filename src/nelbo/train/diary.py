@@ -51,11 +51,11 @@ class Diary:
             self._before = (trainer.step - 1, trainer.seconds - trainer.last_seconds)
             begun = f"going on after step {trainer.step - 1} of" if trainer.step > 1 else "started:"
             self.say(f"{begun} {trainer.config.n_updates} steps on {len(trainer.data)} images into {self.folder}")
-        name = "weighted loss" if trainer.config.is_weighted else "bits per dimension"
+        name = "weighted loss" if trainer.config.is_weighted else "bpd"
         rate = learning_rate(trainer.config, trainer.step - 1)
         self._meter.note(
-            f"step {trainer.step}, {name} {self._smooth / self._weight:.3f}, gradient {trainer.gradient_norm:.2g}, "
-            f"learning rate {rate:.2g}"
+            f"step {trainer.step}, {name} {self._smooth / self._weight:.3f}, grad {trainer.gradient_norm:.2g}, "
+            f"rate {rate:.2g}"
         )
         self._meter.advance(trainer.config.batch_size)
 
