@@ -20,6 +20,7 @@ from nelbo.cli.gathering import gather, loaded_table
 from nelbo.evaluation import evaluate
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import choose_device
+from nelbo.runtime.processes import World
 from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.gather import chosen_images
 from nelbo.time_schedule.optimise import optimal_schedules
@@ -58,7 +59,8 @@ def table_of(model: nelbo.DiffusionModel, options: argparse.Namespace) -> ErrorT
     if options.table is not None:
         return loaded_table(model, options.table, options.model)
     path = options.out / "errors.safetensors"
-    return gather(model, options.train, path, options.gammas, options.images, 0, 32, "auto")
+    alone = World(0, 1, model.device)
+    return gather(model, options.train, path, options.gammas, options.images, 0, 32, "auto", alone)
 
 
 def measure(
