@@ -45,8 +45,11 @@ def save_moments(moments: ImageMoments, path: Path) -> None:
     """Writes moments, whole or not at all, in float32."""
     parts = {"total": moments.total, "products": moments.products}
     tensors = {name: tensor.float().contiguous() for name, tensor in parts.items()}
+    tensors["n_blocks"] = torch.tensor(
+        moments.n_blocks
+    )  # Not in the header: safetensors writes its entries in any order.
     with new_file(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "n_blocks": str(moments.n_blocks)})
+        save_file(tensors, temporary, {"format": FORMAT})
 
 
 def load_moments(path: Path) -> ImageMoments:
@@ -59,9 +62,10 @@ def load_moments(path: Path) -> ImageMoments:
     total, products = tensors.get("total"), tensors.get("products")
     if header.get("format") != FORMAT or total is None or products is None:
         raise NelboError(f"{path} holds no image moments of this version of nelbo: remove it, or copy it again")
+    counted = tensors.get("n_blocks")
     try:
-        n_blocks = int(header["n_blocks"])
-    except (KeyError, ValueError):
+        n_blocks = int(header["n_blocks"] if counted is None else counted)  # The first such files had it in the header.
+    except (KeyError, ValueError, RuntimeError):
         n_blocks = 0
     c = total.shape[0] if total.ndim == 3 else 0
     is_whole = bool(torch.isfinite(total).all() and torch.isfinite(products).all())
