@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from nelbo.data.open import open_images
+from nelbo.diffusion.noise_schedule import Linear
 from nelbo.evaluation import Evaluation, evaluate
-from nelbo.models.config import LinearConfig
 from nelbo.models.folder import load, save
+from nelbo.models.noise_schedule_config import settings_of
 from nelbo.models.vdm import VDM
 
 
@@ -35,7 +36,7 @@ def bundle(run: Path, test: Path, asset: Path, straight: bool) -> Evaluation:
 def straightened(model: VDM) -> VDM:
     """Returns the model with gamma linear in t, which changes nothing of its denoiser or its continuous-time bound."""
     gamma_0, gamma_1 = model.noise_schedule.grid(1).tolist()
-    line = LinearConfig(gamma_0=gamma_0, gamma_1=gamma_1)
+    line = settings_of(Linear)(gamma_0=gamma_0, gamma_1=gamma_1)
     result = VDM(model.config.model_copy(update={"noise_schedule": line}))
     result.net.load_state_dict(model.net.state_dict())
     return result.eval()

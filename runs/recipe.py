@@ -27,7 +27,6 @@ import nelbo
 from nelbo.diffusion.bound import bound
 from nelbo.diffusion.draws import evaluation_draws
 from nelbo.diffusion.noise_schedule import Table
-from nelbo.models.config import TableConfig
 from nelbo.models.vdm import VDM
 from nelbo.runtime.atomic import new_file
 from nelbo.runtime.device import autocast
@@ -151,11 +150,9 @@ def bounds_of(model: VDM, images: Tensor, trainer: Trainer, n_passes: int = 2) -
 
 def between(ends: Float[Tensor, " 2"]) -> Table:
     """Returns the preset's noise levels, stretched onto other ends: the bound depends on a schedule's ends alone."""
-    config = preset("cifar10-small").model.noise_schedule
-    assert isinstance(config, TableConfig)
-    low, high = config.gammas[0], config.gammas[-1]
-    first_end, last_end = ends.tolist()
-    return Table([first_end + (last_end - first_end) * (gamma - low) / (high - low) for gamma in config.gammas])
+    gammas = preset("cifar10-small").model.noise_schedule.build().state_dict()["gammas"]
+    share = (gammas - gammas[0]) / (gammas[-1] - gammas[0])
+    return Table((ends[0] + (ends[1] - ends[0]) * share).tolist())
 
 
 def first() -> World:

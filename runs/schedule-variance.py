@@ -34,8 +34,7 @@ import nelbo
 from nelbo.diffusion.bound import bound, squared_error
 from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.draws import to_device, training_draws
-from nelbo.diffusion.learned_schedule import Learned
-from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, NoiseSchedule, Table
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Learned, Linear, NoiseSchedule, Table
 from nelbo.diffusion.schedule_variance import optimal_schedule, variance
 from nelbo.models.interface import DiffusionModel
 from nelbo.runtime.atomic import new_file

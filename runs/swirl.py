@@ -24,8 +24,7 @@ from torch.nn.functional import silu
 from nelbo.diffusion.bound import Draws, bound
 from nelbo.diffusion.decoder import DECODERS, to_values
 from nelbo.diffusion.draws import evaluation_times
-from nelbo.diffusion.learned_schedule import Learned
-from nelbo.diffusion.noise_schedule import Linear, NoiseSchedule
+from nelbo.diffusion.noise_schedule import Learned, Linear, NoiseSchedule
 from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.models.interface import DiffusionModel
 from nelbo.nets.fourier import fourier_features, sinusoidal_embedding

@@ -15,7 +15,8 @@ from nelbo.diffusion.gaussian import diffuse
 from nelbo.diffusion.noise_schedule import Linear
 from nelbo.diffusion.probability_flow import Tolerances, flow, log_density
 from nelbo.errors import NelboError
-from nelbo.models.config import LinearConfig, ModelConfig
+from nelbo.models.config import ModelConfig
+from nelbo.models.noise_schedule_config import settings_of
 from nelbo.nets.closed_form import GaussianDenoiser
 from nelbo.ode import ode_likelihood
 
@@ -40,7 +41,7 @@ def pixels(n, seed=0, shape=SHAPE):
 
 
 def network(n_classes=0):
-    schedule = LinearConfig(gamma_0=-6.0, gamma_1=5.0)
+    schedule = settings_of(Linear)(gamma_0=-6.0, gamma_1=5.0)
     config = ModelConfig(
         image_shape=SHAPE, net=tiny_multiscale(), noise_schedule=schedule, prediction="v", n_classes=n_classes
     )

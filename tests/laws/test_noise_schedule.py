@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nelbo.diffusion.learned_schedule import Learned
-from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
+from nelbo.diffusion.noise_schedule import (
+    NOISE_SCHEDULES,
+    BetaLinear,
+    Cosine,
+    Learned,
+    Linear,
+    MonotoneNetwork,
+    Table,
+)
+from nelbo.diffusion.noise_schedule_interface import NoiseSchedule
 from nelbo.errors import NelboError
 
 
@@ -38,15 +46,17 @@ def bent_network(gamma_0: float, gamma_1: float) -> Learned:
     return schedule
 
 
-SCHEDULES: dict[str, Callable[[float, float], NoiseSchedule]] = {
-    "linear": Linear,
-    "linear_learned": lambda gamma_0, gamma_1: Linear(gamma_0, gamma_1, learned=True),
-    "cosine": Cosine,
-    "beta_linear": BetaLinear,
+# Members that are tried with parameters of their own, far from their initialisation.
+PARAMETERS: dict[str, Callable[[float, float], NoiseSchedule]] = {
     "table": uneven_table,
     "learned": bent_network,
-    "learned_fixed_ends": lambda gamma_0, gamma_1: Learned(gamma_0, gamma_1, n_units=6, learned_ends=False),
     "monotone_network": curved_network,
+}
+SCHEDULES: dict[str, Callable[[float, float], NoiseSchedule]] = {
+    **{name: make for name, make in NOISE_SCHEDULES.items() if name not in PARAMETERS},
+    **PARAMETERS,
+    "linear_learned": lambda gamma_0, gamma_1: Linear(gamma_0, gamma_1, learned=True),
+    "learned_fixed_ends": lambda gamma_0, gamma_1: Learned(gamma_0, gamma_1, n_units=6, learned_ends=False),
 }
 LEARNED = ["linear_learned", "learned", "learned_fixed_ends", "monotone_network"]
 DRIFTING = ["monotone_network"]  # Its ends are wherever its weights put them.
@@ -195,7 +205,10 @@ def test_the_ends_of_a_learned_schedule_do_not_depend_on_its_interior():
     assert gradients == (None,) * 4
     ends = torch.stack([schedule.gamma_0, schedule.gamma_1])
     torch.testing.assert_close(schedule(times(1)), ends, rtol=0, atol=0)
-    assert [name for name, schedule in SCHEDULES.items() if schedule(-13.3, 5.0).interior] == LEARNED[1:3]
+    assert [name for name, schedule in SCHEDULES.items() if schedule(-13.3, 5.0).interior] == [
+        "learned",
+        "learned_fixed_ends",
+    ]
 
 
 @pytest.mark.parametrize("make", [Linear, Cosine, BetaLinear, Learned, MonotoneNetwork])
@@ -220,3 +233,9 @@ def test_rates_of_diffusion_that_do_not_rise_are_refused(rates):
 def test_tables_that_do_not_increase_are_refused(gammas):
     with pytest.raises(NelboError, match="increasing"):
         Table(gammas)
+
+
+@pytest.mark.parametrize("make", [Learned, MonotoneNetwork])
+def test_a_network_without_units_is_refused(make):
+    with pytest.raises(NelboError, match="at least one sigmoid, got n_units = 0"):
+        make(n_units=0)

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from nelbo.diffusion.learned_schedule import Learned
-from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear
+from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Learned, Linear
 from nelbo.diffusion.schedule_variance import optimal_schedule, variance
 from nelbo.errors import NelboError
 from nelbo.nets.closed_form import GaussianDenoiser

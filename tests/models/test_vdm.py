@@ -7,36 +7,39 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nelbo.diffusion.noise_schedule import NOISE_SCHEDULES, Cosine, Linear, MonotoneNetwork, Table
 from nelbo.errors import NelboError
 from nelbo.models.config import (
-    CosineConfig,
-    LinearConfig,
     ModelConfig,
-    MonotoneNetworkConfig,
-    TableConfig,
     UNetMultiscaleConfig,
     parse_model_config,
 )
 from nelbo.models.folder import load, save
+from nelbo.models.noise_schedule_config import settings_of
 from nelbo.models.vdm import VDM
 
 from fixtures.networks import small_multiscale, small_unet
 
 CONFIGS = {
-    "unet": ModelConfig(image_shape=(3, 8, 8), net=small_unet(), noise_schedule=LinearConfig(learned=True)),
+    "unet": ModelConfig(image_shape=(3, 8, 8), net=small_unet(), noise_schedule=settings_of(Linear)(learned=True)),
     "unet_multiscale": ModelConfig(
         image_shape=(1, 8, 12),
         net=small_multiscale(patch=2, heads=(0, 2)),
-        noise_schedule=CosineConfig(),
+        noise_schedule=settings_of(Cosine)(),
         prediction="v",
     ),
     "unet_with_attention": ModelConfig(
         image_shape=(1, 4, 4),
         net=small_unet(attention=True, fourier=()),
-        noise_schedule=MonotoneNetworkConfig(n_units=8),
+        noise_schedule=settings_of(MonotoneNetwork)(n_units=8),
         decoder="discretised_gaussian",
     ),
-    "table": ModelConfig(image_shape=(3, 8, 8), net=small_unet(), noise_schedule=TableConfig(gammas=(-13.3, 0.1, 5.0))),
+    "table": ModelConfig(
+        image_shape=(3, 8, 8), net=small_unet(), noise_schedule=settings_of(Table)(gammas=(-13.3, 0.1, 5.0))
+    ),
+    "from_outside": ModelConfig(
+        image_shape=(1, 4, 4), net=small_unet(), noise_schedule=settings_of(NOISE_SCHEDULES["power"])(exponent=3.0)
+    ),
 }
 UNET = CONFIGS["unet"]
 

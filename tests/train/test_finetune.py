@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nelbo.cli.main import main
-from nelbo.models.config import LearnedConfig, LinearConfig
+from nelbo.diffusion.noise_schedule import Learned, Linear
 from nelbo.models.folder import load, save
+from nelbo.models.noise_schedule_config import settings_of
 from nelbo.models.vdm import VDM
 from nelbo.runtime.bundled import bundled_models
 from nelbo.train.checkpoint import Checkpoints
@@ -56,8 +57,8 @@ def test_it_begins_with_the_trained_weights_and_schedule(trained, images, world)
 def test_another_schedule_is_begun_anew_and_the_same_one_is_taken_over(trained):
     start = load(trained)
     assert start.noise_schedule.gamma_0.item() != -13.3  # It has been learned.
-    same = VDM(start.config.model_copy(update={"noise_schedule": LinearConfig(learned=False)}))
-    other = VDM(start.config.model_copy(update={"noise_schedule": LearnedConfig(n_units=4)}))
+    same = VDM(start.config.model_copy(update={"noise_schedule": settings_of(Linear)(learned=False)}))
+    other = VDM(start.config.model_copy(update={"noise_schedule": settings_of(Learned)(n_units=4)}))
     for model in (same, other):
         take_over(model, start)
         torch.testing.assert_close(model.net.state_dict(), start.net.state_dict(), rtol=0, atol=0)

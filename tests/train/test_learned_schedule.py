@@ -7,7 +7,8 @@ import torch
 
 from nelbo.diffusion.bound import bound, diffusion_at, to_bpd
 from nelbo.diffusion.draws import training_draws
-from nelbo.diffusion.learned_schedule import Learned, fork, join
+from nelbo.diffusion.learned_schedule import fork, join
+from nelbo.diffusion.noise_schedule import Learned
 from nelbo.models.vdm import VDM
 from nelbo.train.loop import Trainer
 from nelbo.train.objective import Objective

@@ -1,4 +1,4 @@
-r"""The learned noise schedule: a monotone network between two learned ends, and the gradients its parts descend.
+r"""The gradients that the parts of a learned noise schedule descend: its two ends, and what lies between them.
 
 The ends are learned like any weight: they descend the bound. What lies between them does not change the bound of
 continuous time (eq. 18), so it is given another task: to make the Monte Carlo estimate of the bound least noisy
@@ -22,76 +22,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
-from nelbo.diffusion.noise_schedule import NoiseSchedule, check_ends
+from nelbo.diffusion.noise_schedule import Learned
 
 _Context = Any  # What autograd passes to a function has no public type that knows its saved tensors.
-_STEEPNESS = (8.0, 16.0, 32.0, 64.0)  # of the sigmoids at the start, in turn
-
-
-class Learned(NoiseSchedule):
-    r"""The paper's learned schedule: a monotone network, renormalised to run between two ends (eq. 59).
-
-    .. math:: \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0)\,
-              \frac{\tilde g(t) - \tilde g(0)}{\tilde g(1) - \tilde g(0)}, \qquad
-              \tilde g(t) = a t + \tfrac1n \sum_{i=1}^n h_i\, \mathrm{sigmoid}(v_i t + c_i)
-
-    The slope a, the heights h and the steepnesses v are exponentials of parameters, hence positive, and the schedule
-    increases whatever the parameters are. The layers' other constants (the first layer's factor and offset, the last
-    one's offset) are left out: eq. 59 or :math:`v, c` make up for them. It begins near a line, the sigmoids' centres
-    spread evenly.
-
-    Args:
-        gamma_0: Gamma at t = 0.
-        gamma_1: Gamma at t = 1, above ``gamma_0``.
-        n_units: Number of sigmoids.
-        learned_ends: Whether training moves the ends too.
-
-    Raises:
-        NelboError: If the ends do not increase.
-    """
-
-    def __init__(self, gamma_0: float, gamma_1: float, n_units: int = 1024, learned_ends: bool = True) -> None:
-        super().__init__()
-        check_ends(gamma_0, gamma_1)
-        centres = (torch.arange(n_units, dtype=torch.float64) + 0.5) / n_units
-        steepness = torch.tensor(_STEEPNESS, dtype=torch.float64).repeat(-(-n_units // len(_STEEPNESS)))[:n_units]
-        self.start = _parameter(torch.tensor(gamma_0, dtype=torch.float64), learned_ends)
-        self.width = _parameter(torch.tensor(gamma_1 - gamma_0, dtype=torch.float64), learned_ends)
-        self.log_slope = _parameter(torch.tensor(0.0, dtype=torch.float64))
-        self.log_steepness = _parameter(steepness.log())
-        self.offsets = _parameter(-steepness * centres)
-        self.log_heights = _parameter(torch.zeros(n_units, dtype=torch.float64))
-
-    def forward(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Returns gamma at each time."""
-        return self.start + self.width.abs() * self.shape(t)
-
-    def shape(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Returns how far gamma has come at each time, from exactly 0 at t = 0 to exactly 1 at t = 1."""
-        first, last = self._network(torch.zeros_like(t)), self._network(torch.ones_like(t))
-        return (self._network(t) - first) / (last - first)
-
-    @property
-    def gamma_0(self) -> Float[Tensor, ""]:
-        """Gamma of the cleanest latent; the interior has no part in it."""
-        return self.start
-
-    @property
-    def gamma_1(self) -> Float[Tensor, ""]:
-        """Gamma of the noisiest latent; the interior has no part in it."""
-        return self.start + self.width.abs()
-
-    @property
-    def interior(self) -> list[nn.Parameter]:
-        """The parameters that shape the schedule between its ends and leave these alone."""
-        return [self.log_slope, self.log_steepness, self.offsets, self.log_heights]
-
-    def _network(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        sigmoids = torch.sigmoid(self.log_steepness.exp() * t[..., None] + self.offsets)
-        return self.log_slope.exp() * t + (self.log_heights.exp() * sigmoids).mean(-1)
 
 
 Fork = tuple[Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"]]
@@ -159,7 +95,3 @@ class _Join(Function):
         """Returns the gradients of the loss and of the token."""
         (loss,) = ctx.saved_tensors
         return gradients[0], 2 * loss
-
-
-def _parameter(value: Tensor, learned: bool = True) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=learned)

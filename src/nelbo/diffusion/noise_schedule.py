@@ -3,96 +3,24 @@ r"""Noise schedules: :math:`\gamma = -\log \mathrm{SNR}` as an increasing functi
 In continuous time the bound depends on a schedule through its two end points alone (eq. 18 of the paper); what lies
 between them decides how noisy the bound's estimate is, and where the steps of a T-step chain fall.
 
-A schedule implements :meth:`NoiseSchedule.forward`. Its derivative is a Jacobian-vector product of it and its inverse
-a bisection, so that the three cannot disagree. Everything is float64: near :math:`\gamma = -13.3` a float32 difference
-of two neighbouring gammas has lost most of its digits.
+Each is one class, which implements :class:`nelbo.diffusion.noise_schedule_interface.NoiseSchedule`, and one entry of
+``NOISE_SCHEDULES``.
 
 References:
     Variational Diffusion Models (Kingma et al., 2021), section 3.2, appendix H. https://arxiv.org/abs/2107.00630
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nelbo.diffusion.noise_schedule_interface import NoiseSchedule
 from nelbo.errors import NelboError
 
-_BISECTIONS = 64  # halves [0, 1] below the spacing of float64 everywhere
-
-
-class NoiseSchedule(nn.Module, ABC):
-    """An increasing map from t in [0, 1] to gamma; t = 0 is the cleanest latent, t = 1 the noisiest."""
-
-    @abstractmethod
-    def forward(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Returns gamma at each time ``t`` in [0, 1], in float64."""
-
-    def derivative(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Returns :math:`\gamma'(t) = \mathrm d\gamma / \mathrm d t` (a Jacobian-vector product; it compiles)."""
-        return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
-
-    def inverse(self, gamma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Returns the time at which the schedule reaches ``gamma``, by bisection; 0 or 1 beyond its ends.
-
-        Its gradient is that of the implicit function :math:`\gamma_\theta(t) = \gamma`, and 0 beyond the ends:
-
-        .. math:: \frac{\partial t}{\partial \gamma} = \frac{1}{\gamma_\theta'(t)}, \qquad
-                  \frac{\partial t}{\partial \theta} = -\frac{\partial_\theta \gamma_\theta(t)}{\gamma_\theta'(t)}
-        """
-        t = self._bisect(gamma)
-        residual = gamma - self(t)
-        if not residual.requires_grad:
-            return t
-        inside = (gamma > self.gamma_0) & (gamma < self.gamma_1)
-        moved = (residual - residual.detach()) / self.derivative(t).detach()
-        return t + torch.where(inside, moved, torch.zeros_like(moved))
-
-    @torch.no_grad()
-    def _bisect(self, gamma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            below = self(middle) < gamma
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
-
-    @property
-    def gamma_0(self) -> Float[Tensor, ""]:
-        """Gamma of the cleanest latent, which the decoder reads."""
-        return self(self._time(0.0))
-
-    @property
-    def gamma_1(self) -> Float[Tensor, ""]:
-        """Gamma of the noisiest latent, which the prior stands for."""
-        return self(self._time(1.0))
-
-    def grid(self, n_steps: int) -> Float[Tensor, " n"]:
-        """Returns the ``n_steps + 1`` gammas at which the T-step chain with T = ``n_steps`` stops, increasing."""
-        return self(torch.arange(n_steps + 1, dtype=torch.float64, device=self._time(0.0).device) / n_steps)
-
-    @property
-    def is_learned(self) -> bool:
-        """Whether training moves the schedule."""
-        return any(parameter.requires_grad for parameter in self.parameters())
-
-    @property
-    def moves_its_ends(self) -> bool:
-        """Whether training moves gamma_0 or gamma_1."""
-        inside = {id(parameter) for parameter in self.interior}
-        return any(p.requires_grad and id(p) not in inside for p in self.parameters())
-
-    @property
-    def interior(self) -> list[nn.Parameter]:
-        """The parameters that shape the schedule between its ends and leave these alone; none, unless learned so."""
-        return []
-
-    def _time(self, t: float) -> Float[Tensor, ""]:
-        device = next((tensor.device for tensor in [*self.parameters(), *self.buffers()]), None)
-        return torch.tensor(t, dtype=torch.float64, device=device)
+_STEEPNESS = (8.0, 16.0, 32.0, 64.0)  # of a learned schedule's sigmoids at the start, in turn
 
 
 class Linear(NoiseSchedule):
@@ -109,9 +37,11 @@ class Linear(NoiseSchedule):
         NelboError: If the ends do not increase.
     """
 
-    def __init__(self, gamma_0: float, gamma_1: float, learned: bool = False) -> None:
+    name = "linear"
+
+    def __init__(self, gamma_0: float = -13.3, gamma_1: float = 5.0, learned: bool = False) -> None:
         super().__init__()
-        check_ends(gamma_0, gamma_1)
+        _check_ends(gamma_0, gamma_1)
         self.start = _scalar(gamma_0, learned)
         self.width = _scalar(gamma_1 - gamma_0, learned)
 
@@ -137,12 +67,13 @@ class Cosine(NoiseSchedule):
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021). https://arxiv.org/abs/2102.09672
     """
 
+    name = "cosine"
     start: Tensor
     end: Tensor
 
-    def __init__(self, gamma_0: float, gamma_1: float) -> None:
+    def __init__(self, gamma_0: float = -13.3, gamma_1: float = 5.0) -> None:
         super().__init__()
-        check_ends(gamma_0, gamma_1)
+        _check_ends(gamma_0, gamma_1)
         self.register_buffer("start", torch.tensor(math.atan(math.exp(gamma_0 / 2)), dtype=torch.float64))
         self.register_buffer("end", torch.tensor(math.atan(math.exp(gamma_1 / 2)), dtype=torch.float64))
 
@@ -173,12 +104,13 @@ class BetaLinear(NoiseSchedule):
         Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 32. https://arxiv.org/abs/2011.13456
     """
 
+    name = "beta_linear"
     start: Tensor
     end: Tensor
 
-    def __init__(self, gamma_0: float, gamma_1: float, beta_0: float = 0.1, beta_1: float = 20.0) -> None:
+    def __init__(self, gamma_0: float = -13.3, gamma_1: float = 5.0, beta_0: float = 0.1, beta_1: float = 20.0) -> None:
         super().__init__()
-        check_ends(gamma_0, gamma_1)
+        _check_ends(gamma_0, gamma_1)
         if not 0 < beta_0 < beta_1 < math.inf:
             raise NelboError(f"the rates of diffusion are positive and increase, got beta_0 = {beta_0}, {beta_1 = }")
         self.beta_0, self.rise = beta_0, beta_1 - beta_0
@@ -207,6 +139,7 @@ class Table(NoiseSchedule):
         NelboError: If there are fewer than two gammas, or they do not strictly increase.
     """
 
+    name = "table"
     gammas: Tensor
 
     def __init__(self, gammas: Sequence[float]) -> None:
@@ -224,6 +157,74 @@ class Table(NoiseSchedule):
         return left + (right - left) * (position - cell)
 
 
+class Learned(NoiseSchedule):
+    r"""The paper's learned schedule: a monotone network, renormalised to run between two ends (eq. 59).
+
+    .. math:: \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0)\,
+              \frac{\tilde g(t) - \tilde g(0)}{\tilde g(1) - \tilde g(0)}, \qquad
+              \tilde g(t) = a t + \tfrac1n \sum_{i=1}^n h_i\, \mathrm{sigmoid}(v_i t + c_i)
+
+    The slope a, the heights h and the steepnesses v are exponentials of parameters, hence positive, and the schedule
+    increases whatever the parameters are. The layers' other constants (the first layer's factor and offset, the last
+    one's offset) are left out: eq. 59 or :math:`v, c` make up for them. It begins near a line, the sigmoids' centres
+    spread evenly.
+
+    Args:
+        gamma_0: Gamma at t = 0.
+        gamma_1: Gamma at t = 1, above ``gamma_0``.
+        n_units: Number of sigmoids.
+        learned_ends: Whether training moves the ends too.
+
+    Raises:
+        NelboError: If the ends do not increase, or there are no sigmoids.
+    """
+
+    name = "learned"
+
+    def __init__(
+        self, gamma_0: float = -13.3, gamma_1: float = 5.0, n_units: int = 1024, learned_ends: bool = True
+    ) -> None:
+        super().__init__()
+        _check_ends(gamma_0, gamma_1)
+        _check_units(n_units)
+        centres = (torch.arange(n_units, dtype=torch.float64) + 0.5) / n_units
+        steepness = torch.tensor(_STEEPNESS, dtype=torch.float64).repeat(-(-n_units // len(_STEEPNESS)))[:n_units]
+        self.start = _scalar(gamma_0, learned_ends)
+        self.width = _scalar(gamma_1 - gamma_0, learned_ends)
+        self.log_slope = _scalar(0.0, learned=True)
+        self.log_steepness = nn.Parameter(steepness.log())
+        self.offsets = nn.Parameter(-steepness * centres)
+        self.log_heights = nn.Parameter(torch.zeros(n_units, dtype=torch.float64))
+
+    def forward(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Returns gamma at each time."""
+        return self.start + self.width.abs() * self.shape(t)
+
+    def shape(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Returns how far gamma has come at each time, from exactly 0 at t = 0 to exactly 1 at t = 1."""
+        first, last = self._network(torch.zeros_like(t)), self._network(torch.ones_like(t))
+        return (self._network(t) - first) / (last - first)
+
+    @property
+    def gamma_0(self) -> Float[Tensor, ""]:
+        """Gamma of the cleanest latent; the interior has no part in it."""
+        return self.start
+
+    @property
+    def gamma_1(self) -> Float[Tensor, ""]:
+        """Gamma of the noisiest latent; the interior has no part in it."""
+        return self.start + self.width.abs()
+
+    @property
+    def interior(self) -> list[nn.Parameter]:
+        """The parameters that shape the schedule between its ends and leave these alone."""
+        return [self.log_slope, self.log_steepness, self.offsets, self.log_heights]
+
+    def _network(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        sigmoids = torch.sigmoid(self.log_steepness.exp() * t[..., None] + self.offsets)
+        return self.log_slope.exp() * t + (self.log_heights.exp() * sigmoids).mean(-1)
+
+
 class MonotoneNetwork(NoiseSchedule):
     r"""The monotone network of the official code (``learnable_nnet``): a line plus a sum of increasing sigmoids.
 
@@ -236,11 +237,17 @@ class MonotoneNetwork(NoiseSchedule):
         gamma_0: Start of the line at initialisation.
         gamma_1: End of the line at initialisation, above ``gamma_0``.
         n_units: Number of sigmoids.
+
+    Raises:
+        NelboError: If the ends do not increase, or there are no sigmoids.
     """
 
-    def __init__(self, gamma_0: float, gamma_1: float, n_units: int = 1024) -> None:
+    name = "monotone_network"
+
+    def __init__(self, gamma_0: float = -13.3, gamma_1: float = 5.0, n_units: int = 1024) -> None:
         super().__init__()
-        check_ends(gamma_0, gamma_1)
+        _check_ends(gamma_0, gamma_1)
+        _check_units(n_units)
         self.start = _scalar(gamma_0, learned=True)
         self.width = _scalar(gamma_1 - gamma_0, learned=True)
         self.slopes = nn.Parameter(0.01 * torch.randn(n_units, dtype=torch.float64))
@@ -254,12 +261,21 @@ class MonotoneNetwork(NoiseSchedule):
         return self.start + self.width.abs() * t + curve
 
 
+NOISE_SCHEDULES: dict[str, type[NoiseSchedule]] = {
+    schedule.name: schedule for schedule in (Linear, Cosine, BetaLinear, Table, Learned, MonotoneNetwork)
+}
+
+
 def _scalar(value: float, learned: bool) -> nn.Parameter:
     return nn.Parameter(torch.tensor(value, dtype=torch.float64), requires_grad=learned)
 
 
-def check_ends(gamma_0: float, gamma_1: float) -> None:
-    """Raises NelboError unless the ends are finite and increase."""
+def _check_units(n_units: int) -> None:
+    if n_units < 1:
+        raise NelboError(f"a monotone network has at least one sigmoid, got n_units = {n_units}")
+
+
+def _check_ends(gamma_0: float, gamma_1: float) -> None:
     if not -math.inf < gamma_0 < gamma_1 < math.inf:
         raise NelboError(
             f"a noise schedule increases between finite ends: gamma_0 = {gamma_0} must lie below gamma_1 = {gamma_1}"

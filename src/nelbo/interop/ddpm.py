@@ -23,8 +23,8 @@ from nelbo.diffusion.reverse import FIXED_KERNELS
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked, exit_std_of, gammas_of
 from nelbo.interop.units import DEFAULT_UNITS, Units
-from nelbo.models.config import Frozen
 from nelbo.models.interface import DiffusionModel
+from nelbo.models.settings import Frozen
 
 NEAR = 1e-4  # Gammas closer than this are the same timestep: the finest schedules in use are ten times coarser.
 REVERSE_KERNELS = {"fixed_small": "posterior", "fixed_large": "forward", "learned_range": "learned-range"}

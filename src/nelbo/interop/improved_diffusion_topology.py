@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.models.config import Frozen
+from nelbo.models.settings import Frozen
 
 Weights = Mapping[str, Tensor]
 

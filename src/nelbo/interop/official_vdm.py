@@ -20,18 +20,17 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from nelbo.diffusion.noise_schedule import Linear, MonotoneNetwork
 from nelbo.errors import NelboError
 from nelbo.interop.flax_checkpoint import read_arrays
 from nelbo.interop.official_vdm_names import SCHEDULES, Arrays, sources
 from nelbo.models.config import (
-    LinearConfig,
     ModelConfig,
-    MonotoneNetworkConfig,
-    NoiseScheduleConfig,
     UNetConfig,
     first_problem,
 )
 from nelbo.models.folder import save
+from nelbo.models.noise_schedule_config import NoiseScheduleConfig, settings_of
 from nelbo.models.vdm import VDM
 
 GAMMA_RANGE = (-13.3, 5.0)  # gamma_min and gamma_max of every official configuration; not in the checkpoint.
@@ -157,13 +156,13 @@ def _gamma_type(arrays: Arrays) -> str:
 
 def _noise_schedule(arrays: Arrays, gamma_type: str, gamma_range: tuple[float, float]) -> NoiseScheduleConfig:
     if gamma_type == "fixed":
-        return LinearConfig(gamma_0=gamma_range[0], gamma_1=gamma_range[1])
+        return settings_of(Linear)(gamma_0=gamma_range[0], gamma_1=gamma_range[1])
     if gamma_type == "learnable_scalar":
         gamma_0, width = _number(arrays, "gamma/b"), _number(arrays, "gamma/w")
-        return LinearConfig(gamma_0=gamma_0, gamma_1=gamma_0 + abs(width), learned=True)
+        return settings_of(Linear)(gamma_0=gamma_0, gamma_1=gamma_0 + abs(width), learned=True)
     gamma_0, width = _number(arrays, "gamma/l1/bias"), _number(arrays, "gamma/l1/kernel")
     n_units = arrays["gamma/l2/bias"].size
-    return MonotoneNetworkConfig(gamma_0=gamma_0, gamma_1=gamma_0 + abs(width), n_units=n_units)
+    return settings_of(MonotoneNetwork)(gamma_0=gamma_0, gamma_1=gamma_0 + abs(width), n_units=n_units)
 
 
 def _number(arrays: Arrays, name: str) -> float:

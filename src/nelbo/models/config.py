@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -15,10 +13,12 @@ from pydantic import (
 )
 from torch import nn
 
-from nelbo.diffusion.learned_schedule import Learned
-from nelbo.diffusion.noise_schedule import BetaLinear, Cosine, Linear, MonotoneNetwork, NoiseSchedule, Table
+from nelbo.diffusion.noise_schedule import Linear
+from nelbo.diffusion.reverse import FIXED_KERNELS, Posterior
 from nelbo.errors import NelboError
 from nelbo.models.augmentation import AUGMENTATIONS, misfit
+from nelbo.models.noise_schedule_config import OneNoiseSchedule, settings_of
+from nelbo.models.settings import Frozen
 from nelbo.nets.unet import UNet
 from nelbo.nets.unet_multiscale import UNetMultiscale
 
@@ -26,93 +26,17 @@ Channels = Annotated[int, Field(ge=4, multiple_of=4)]
 Exponent = Annotated[int, Field(ge=0, le=16)]
 
 
+def _known_kernel(name: str) -> str:
+    known = [kernel.name for kernel in FIXED_KERNELS.values() if not kernel.needs_range]
+    if name not in known:
+        raise ValueError(f"no such reverse kernel for a model; there are {', '.join(known)}")
+    return name
+
+
 def _increasing(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] < ends[1]:
         raise ValueError("the two ends must increase")
     return ends
-
-
-class Frozen(BaseModel):
-    """A setting that cannot change and has no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LinearConfig(Frozen):
-    """Gamma linear in t."""
-
-    type: Literal["linear"] = "linear"
-    gamma_0: float = -13.3
-    gamma_1: float = 5.0
-    learned: bool = False
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule."""
-        return Linear(self.gamma_0, self.gamma_1, self.learned)
-
-
-class CosineConfig(Frozen):
-    """Alpha a cosine of t."""
-
-    type: Literal["cosine"] = "cosine"
-    gamma_0: float = -13.3
-    gamma_1: float = 5.0
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule."""
-        return Cosine(self.gamma_0, self.gamma_1)
-
-
-class BetaLinearConfig(Frozen):
-    """The rate of diffusion linear in t."""
-
-    type: Literal["beta_linear"] = "beta_linear"
-    gamma_0: float = -13.3
-    gamma_1: float = 5.0
-    beta_0: float = 0.1
-    beta_1: float = 20.0
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule."""
-        return BetaLinear(self.gamma_0, self.gamma_1, self.beta_0, self.beta_1)
-
-
-class LearnedConfig(Frozen):
-    """The paper's monotone network between two ends."""
-
-    type: Literal["learned"] = "learned"
-    gamma_0: float = -13.3
-    gamma_1: float = 5.0
-    n_units: int = Field(default=1024, ge=1)
-    learned_ends: bool = True
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule at its initialisation."""
-        return Learned(self.gamma_0, self.gamma_1, self.n_units, self.learned_ends)
-
-
-class TableConfig(Frozen):
-    """Gamma interpolated between given values."""
-
-    type: Literal["table"] = "table"
-    gammas: tuple[float, ...]
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule."""
-        return Table(self.gammas)
-
-
-class MonotoneNetworkConfig(Frozen):
-    """The official code's monotone network."""
-
-    type: Literal["monotone_network"] = "monotone_network"
-    gamma_0: float = -13.3
-    gamma_1: float = 5.0
-    n_units: int = Field(default=1024, ge=1)
-
-    def build(self) -> NoiseSchedule:
-        """Returns the schedule at its initialisation."""
-        return MonotoneNetwork(self.gamma_0, self.gamma_1, self.n_units)
 
 
 class UNetConfig(Frozen):
@@ -153,10 +77,6 @@ class UNetMultiscaleConfig(Frozen):
 
 
 NetConfig = Annotated[UNetConfig | UNetMultiscaleConfig, Field(discriminator="type")]
-NoiseScheduleConfig = Annotated[
-    LinearConfig | CosineConfig | BetaLinearConfig | TableConfig | LearnedConfig | MonotoneNetworkConfig,
-    Field(discriminator="type"),
-]
 
 
 class ModelConfig(Frozen):
@@ -165,9 +85,9 @@ class ModelConfig(Frozen):
     Attributes:
         image_shape: Channels, height and width of the images.
         net: The network.
-        noise_schedule: Gamma as a function of time.
+        noise_schedule: Gamma as a function of time; see :mod:`nelbo.models.noise_schedule_config`.
         decoder: p(x | z_0).
-        reverse: p(z_s | z_t).
+        reverse: p(z_s | z_t), a kernel that needs neither an error table nor learned variances.
         prediction: What the network's output stands for: the noise ``eps``, the image ``x``, or
             ``v`` = alpha eps - sigma x; see :mod:`nelbo.diffusion.prediction`.
         n_classes: Classes of the images, which the network is told; 0 for a model without classes.
@@ -176,9 +96,9 @@ class ModelConfig(Frozen):
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = (3, 32, 32)
     net: NetConfig = UNetConfig()
-    noise_schedule: NoiseScheduleConfig = LinearConfig()
+    noise_schedule: OneNoiseSchedule = settings_of(Linear)()
     decoder: Literal["softmax", "discretised_gaussian"] = "softmax"
-    reverse: Literal["posterior"] = "posterior"
+    reverse: Annotated[str, AfterValidator(_known_kernel)] = Posterior.name
     prediction: Literal["eps", "x", "v"] = "eps"
     n_classes: int = Field(default=0, ge=0)
     augment: tuple[Literal["flip", "rotation", "channels"], ...] = ()

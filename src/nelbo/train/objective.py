@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from nelbo.diffusion.bound import BoundedModel, Draws, diffusion, diffusion_at, prior_kl, reconstruction, to_bpd
 from nelbo.diffusion.decoder import to_unit
-from nelbo.diffusion.learned_schedule import Learned, fork, join
+from nelbo.diffusion.learned_schedule import fork, join
+from nelbo.diffusion.noise_schedule import Learned
 from nelbo.models.interface import DiffusionModel
 
 

@@ -11,23 +11,21 @@ preset draws mirrorings, rotations and orders of channels evenly and gives the n
 the paper's, 2 million updates; the configuration has a limit of 100 million.
 """
 
+from nelbo.diffusion.noise_schedule import Learned, Linear, Table
 from nelbo.errors import NelboError
 from nelbo.models.config import (
-    LearnedConfig,
-    LinearConfig,
     ModelConfig,
-    NoiseScheduleConfig,
-    TableConfig,
     UNetConfig,
     UNetMultiscaleConfig,
 )
+from nelbo.models.noise_schedule_config import NoiseScheduleConfig, settings_of
 from nelbo.train.config import TrainConfig
 
-_LEARNED_ENDS = LinearConfig(learned=True)
+_LEARNED_ENDS = settings_of(Linear)(learned=True)
 
 # Where the error of an earlier cifar10-small was, by runs/noise_levels.py: noise levels drawn there make the gradient
 # less noisy and change nothing else, for the bound depends on the ends alone.
-_WHERE_THE_ERROR_IS = TableConfig(
+_WHERE_THE_ERROR_IS = settings_of(Table)(
     gammas=(
         *(-13.3, -12.58, -12.21, -11.92, -11.67, -11.43, -11.19, -10.94, -10.7, -10.44, -10.18, -9.91, -9.64, -9.35),
         *(-9.05, -8.74, -8.42, -8.09, -7.74, -7.36, -6.97, -6.54, -6.08, -5.58, -5.02, -4.38, -3.66, -2.8, -1.76),
@@ -92,7 +90,7 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "cifar10": _published(32, UNetConfig(), 128, 10_000_000),
     "cifar10-aug": _published(
-        32, UNetConfig(n_channels=256, attention=True, dropout=0.05), 1024, 2_000_000, True, LearnedConfig()
+        32, UNetConfig(n_channels=256, attention=True, dropout=0.05), 1024, 2_000_000, True, settings_of(Learned)()
     ),
     "imagenet32": _published(32, UNetConfig(n_channels=256), 512, 2_000_000),
     "imagenet64": _published(64, UNetConfig(n_channels=256, n_blocks=64), 512, 2_000_000),
