@@ -84,10 +84,26 @@ def test_a_bad_file_is_named_and_the_others_are_archived(place, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "bad.png cannot be kept as it is (rows are missing)" in said
+    assert "store its own bytes with --all" in said
     assert [path.name for path in (place / "photos").iterdir()] == ["bad.png"]
     assert run("test", "photos.nelbo", "-q") == 0
     assert compress("photos", "-o", "b.nelbo", "--strict") == 1
     assert not (place / "b.nelbo").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_all_is_advised_for_what_it_stores_alone(place, capsys):
+    (place / "a").mkdir()
+    os.mkfifo(place / "a" / "pipe")
+    assert compress("a", "--all") == 1
+    assert "--all" not in capsys.readouterr().err
+    (place / "a" / "notes.txt").write_text("notes")
+    assert run("compress", "a", "--all", "-1", "-T1", "--model", "mnist-tiny") == 0
+    said = capsys.readouterr().err
+    assert "1 pipes, sockets and devices, which no archive stores" in said
+    assert "--all" not in said
+    assert compress("a/notes.txt") == 1
+    assert "--all stores any file" in capsys.readouterr().err
 
 
 def test_nothing_is_removed_when_the_archive_goes_to_standard_output(place, capsys):

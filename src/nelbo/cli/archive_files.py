@@ -1,5 +1,6 @@
 """What the verbs around archives share: streams, the frozen model, progress, and what they say."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,13 +109,23 @@ def for_each(archives: Sequence[Path], action: Callable[[Path], object]) -> None
     for archive in archives:
         try:
             action(archive)
+        except BrokenPipeError:  # The reader of our output has left: that is no archive's fault.
+            raise
         except (NelboError, OSError) as error:
             if errors:
                 say(str(errors[-1]))
-            known = str(error) if str(archive) in str(error) or len(archives) == 1 else f"{archive}: {error}"
+            text = explained(error)
+            known = text if str(archive) in text or len(archives) == 1 else f"{archive}: {text}"
             errors.append(NelboError(known))
     if errors:
         raise errors[-1]
+
+
+def explained(error: NelboError | OSError) -> str:
+    """Returns what an error says; the system names no place where standard output or a temporary file is full."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return "there is no space left for standard output or for temporary files (TMPDIR): choose another place"
+    return str(error)
 
 
 def say(text: str) -> None:

@@ -205,6 +205,7 @@ def _summarise(codec: "Codec", source: "FileSource", out: Path, verbose: bool) -
     """Says how many members became how many bytes, and what was left out."""
     from nelbo.cli.archive_files import say
     from nelbo.cli.members import counted, in_words, measured, table
+    from nelbo.codec.walk import NOT_FILES
     from nelbo.integer.frozen_files import kept_file
 
     if str(out) != "-":
@@ -215,7 +216,10 @@ def _summarise(codec: "Codec", source: "FileSource", out: Path, verbose: bool) -
         say(f"{out}: {archive.summary}")
     if source.n_bare:
         say(f"{counted(source.n_bare, 'image')} kept as pixels only: metadata, if any, is dropped")
-    if source.left_out:
-        say(f"left out: {in_words(source.left_out)}; --all stores them")
+    left_out = {kind: n for kind, n in source.left_out.items() if kind != NOT_FILES}
+    if left_out:
+        say(f"left out: {in_words(left_out)}; --all stores them")
+    if n_others := source.left_out.get(NOT_FILES):
+        say(f"left out: {n_others} {NOT_FILES}, which no archive stores")
     if any(source.entries) and (needed := kept_file(codec.frozen)) is not None:
         say(f"other machines need {needed} to decode it, with --model")

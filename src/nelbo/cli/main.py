@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 import tyro
 
-from nelbo.cli.archive_files import say
+from nelbo.cli.archive_files import explained, say
 from nelbo.cli.compress import compress
 from nelbo.cli.data import data
 from nelbo.cli.decompress import check, decompress, list_images, recover
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("nelbo: out of memory: give it less at a time, or a larger machine", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        say(str(error))
+        say(explained(error))
         sys.exit(1)
 
 

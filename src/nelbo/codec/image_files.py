@@ -9,9 +9,9 @@ import numpy as np
 
 from nelbo.codec.layout import Pixels, Source
 from nelbo.codec.spool import Spool
-from nelbo.codec.taken import Taken, attempt, of_bytes
+from nelbo.codec.taken import Refusal, Taken, attempt, of_bytes
 from nelbo.codec.tiles import MODES_OF_MODELS
-from nelbo.codec.walk import Found, Kept, Selection, found_in, is_picture_file
+from nelbo.codec.walk import NOT_FILES, Found, Kept, Selection, found_in, is_picture_file
 from nelbo.container.entries import Entry, FileEntry, check_entries, needs_version_2
 from nelbo.data.images import Images
 from nelbo.data.open import open_images
@@ -108,11 +108,11 @@ def open_source(
                 taken += _data_set(open_images(path), path.stem)
                 data_sets.append(path)
             except NelboError as error:
-                kept.add_problem(str(error), selection)
+                kept.add_problem(f"{error}{'; --all stores any file' if path.is_file() else ''}", selection)
     with ThreadPoolExecutor(n_threads) as pool:
         for item, result in zip(found, pool.map(lambda item: attempt(item, selection, spool), found), strict=True):
-            if isinstance(result, str):
-                problem = f"{item.path} cannot be kept as it is ({result}): replace it or leave it out"
+            if isinstance(result, Refusal):
+                problem = f"{item.path} cannot be kept as it is ({result.reason}): {result.advice}"
                 kept.add_problem(problem, selection)
                 continue
             taken.append(result)
@@ -161,7 +161,8 @@ def _nothing(paths: Sequence[Path], kept: Kept) -> str:
     named = ", ".join(map(str, paths[:3]))
     if kept.left_out:
         found = ", ".join(f"{n} {kind}" for kind, n in sorted(kept.left_out.items()))
-        return f"{named} holds no images, but {found}: store files of any kind with --all"
+        advice = "name another folder" if kept.left_out.keys() == {NOT_FILES} else "store files of any kind with --all"
+        return f"{named} holds no images, but {found}: {advice}"
     return f"there are no images to compress in {named or 'nothing'}: pass image files, folders or data sets"
 
 

@@ -51,15 +51,23 @@ class Taken:
     note: str | None = None
 
 
-def attempt(found: Found, selection: Selection, spool: Spool) -> "Taken | str":
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file cannot be kept, and what to do about it."""
+
+    reason: str
+    advice: str
+
+
+def attempt(found: Found, selection: Selection, spool: Spool) -> Taken | Refusal:
     """Returns what a file is kept as, or why it cannot be."""
     try:
         return _take(found, selection, spool)
     except OSError as error:
-        return error.strerror or one_line(error)
+        return Refusal(error.strerror or one_line(error), "replace it or leave it out")
     except ValueError as error:
         if not selection.takes_all:
-            return one_line(error)
+            return Refusal(one_line(error), "store its own bytes with --all, replace it or leave it out")
         return _own_bytes(found, note=one_line(error))
 
 

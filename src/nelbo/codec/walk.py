@@ -35,6 +35,9 @@ class Selection:
         return any(matches(name, pattern) for pattern in self.exclude)
 
 
+NOT_FILES = "pipes, sockets and devices"  # What no option stores.
+
+
 @dataclass
 class Kept:
     """What is noted while files are looked through.
@@ -125,7 +128,7 @@ def found_in(path: Path, selection: Selection, kept: Kept) -> Iterator[Found]:
             continue
         kind = _kind_of(inner)
         if kind is None:
-            kept.left_out["pipes, sockets and devices"] += 1
+            kept.left_out[NOT_FILES] += 1
             continue
         is_picture = kind is FileKind.FILE and is_picture_name(name)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(relative).parts)
