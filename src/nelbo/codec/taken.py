@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from nelbo.codec.layout import Pixels
-from nelbo.codec.spool import Spool
+from nelbo.codec.spool import Spool, SpoolError
 from nelbo.codec.tiles import mode_of
 from nelbo.codec.walk import Found, Selection
 from nelbo.container.entries import MAX_PIXELS, MAX_SIDE, MODES, PIECE_BYTES, Entry, FileEntry, FileKind, Member
@@ -60,9 +60,15 @@ class Refusal:
 
 
 def attempt(found: Found, selection: Selection, spool: Spool) -> Taken | Refusal:
-    """Returns what a file is kept as, or why it cannot be."""
+    """Returns what a file is kept as, or why it cannot be.
+
+    Raises:
+        SpoolError: If temporary files do not fit.
+    """
     try:
         return _take(found, selection, spool)
+    except SpoolError:
+        raise
     except OSError as error:
         return Refusal(error.strerror or one_line(error), "replace it or leave it out")
     except ValueError as error:
@@ -176,5 +182,7 @@ def of_bytes(data: bytes, spool: Spool) -> Taken:
     found = Found.of_bytes(f"stdin{IMAGE_FORMATS[name].suffixes[0]}", data)
     try:
         return _take(found, Selection(), spool)
+    except SpoolError:
+        raise
     except ValueError as error:
         raise NelboError(f"standard input cannot be kept as it is ({one_line(error)}): replace it") from None
