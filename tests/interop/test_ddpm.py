@@ -15,6 +15,7 @@ from nelbo.diffusion.decoder import discretised_gaussian, to_unit
 from nelbo.errors import NelboError
 from nelbo.interop.betas import gammas_of, named_betas
 from nelbo.interop.units import DEFAULT_UNITS, PIXEL_SCALE
+from nelbo.time_schedule.schedule import plain_schedule
 
 SHAPE = (3, 4, 5)
 BETAS = [0.0004, 0.01, 0.05, 0.2, 0.4, 0.6, 0.9]
@@ -81,7 +82,8 @@ def adapted(images, model):
             std = torch.tensor(model.exit_std, dtype=torch.float64)
             steps.append(-discretised_gaussian(x.double(), x_hat, std).flatten(1).sum(1))
         else:
-            steps.append(model.reverse.step_kl(NOISE[t].double() - eps_hat, gammas[t - 1].expand(len(x)), gamma))
+            nu = model.predict(z.float(), gamma)[1]
+            steps.append(model.reverse.step_kl(NOISE[t].double() - eps_hat, gammas[t - 1].expand(len(x)), gamma, nu))
     return [*steps, prior_kl(x, gammas[-1])]
 
 
@@ -97,6 +99,33 @@ def test_the_bound_is_the_one_in_its_own_units(prediction, clip, pixels):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7, msg=lambda m, t=t: f"timestep {t}: {m}")
         else:
             assert t == 0
+
+
+@pytest.mark.parametrize("pixels", [(-1.0, 1.0), (-0.5, 0.5), (0.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize("variance", ["fixed_large", "learned_range"])
+def test_a_step_of_variance_beta_has_the_beta_of_its_own_units(variance, pixels):
+    def outputs(x, t):
+        both = torch.cat([network(x, t), torch.sin(3 * x)], 1)  # Pixels and nu in [-1, 1].
+        return both if variance == "learned_range" else both[:, : SHAPE[0]]
+
+    model = model_of("x", variance, clip=None, function=outputs, pixels=pixels)
+    half = (pixels[1] - pixels[0]) / 2
+    y = pixels[0] + 2 * half * IMAGES.double() / 255
+    betas = torch.tensor(BETAS, dtype=torch.float64)
+    bar = (1 - betas).cumprod(0)
+    ours, kernels = adapted(IMAGES, model), plain_schedule(model, len(BETAS))
+    for t in range(1, len(BETAS)):
+        y_t = bar[t].sqrt() * y + (1 - bar[t]).sqrt() * NOISE[t].double()
+        y_hat = network(y_t.float(), torch.full((2,), t)).double()
+        nu = (torch.sin(3 * y_t) + 1) / 2 if variance == "learned_range" else torch.ones_like(y)
+        tilde = betas[t] * (1 - bar[t - 1]) / (1 - bar[t])
+        log_variance = nu * betas[t].log() + (1 - nu) * tilde.log()
+        gap = bar[t - 1].sqrt() * betas[t] / (1 - bar[t]) * (y - y_hat)
+        kl = 0.5 * (log_variance - tilde.log() - 1 + (tilde + gap.square()) / log_variance.exp())
+        torch.testing.assert_close(ours[t], kl.flatten(1).sum(1), rtol=1e-4, atol=1e-7, msg=lambda m, t=t: f"{t}: {m}")
+        pair = model.gammas[t - 1 : t], model.gammas[t : t + 1], nu[:1]
+        ratios = [kernel.log_ratio(*pair) for kernel in (model.reverse, kernels.kernel(t - 1))]
+        torch.testing.assert_close(*ratios)
 
 
 def test_the_prior_differs_from_theirs_by_the_scale_of_the_pixels_alone():

@@ -174,7 +174,33 @@ class Posterior(ReverseKernel):
         return torch.zeros((), dtype=torch.float64, device=gamma_s.device)
 
 
-class Forward(ReverseKernel):
+@dataclass(frozen=True, eq=False)
+class OfBeta(ReverseKernel):
+    r"""A kernel whose variance depends on beta, the one quantity here that depends on the units of the latents.
+
+    Attributes:
+        gamma_shift: Gamma in the units that beta is meant in, less gamma in ours.
+    """
+
+    gamma_shift: float = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the shift, where there is one."""
+        return {"gamma_shift": torch.tensor(self.gamma_shift, dtype=torch.float64)} if self.gamma_shift else {}
+
+    @classmethod
+    def of_tensors(
+        cls, tensors: Mapping[str, Tensor], basis: Basis | None, image_shape: tuple[int, int, int]
+    ) -> "OfBeta":
+        """Returns the kernel of one step."""
+        return cls(tensors["gamma_shift"].item() if tensors else 0.0)
+
+    def log_beta_ratio(self, gamma_s: Float[Tensor, "*b"], gamma_t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""Returns :math:`\ln(\beta / \tilde\beta) = \ln(\sigma_t^2 / \sigma_s^2)` in its units."""
+        return logsigmoid(gamma_t + self.gamma_shift) - logsigmoid(gamma_s + self.gamma_shift)
+
+
+class Forward(OfBeta):
     r"""The variance of the forward step, :math:`\sigma_{t|s}^2`: DDPM's beta."""
 
     name = "forward"
@@ -183,10 +209,10 @@ class Forward(ReverseKernel):
         self, gamma_s: Float[Tensor, " b"], gamma_t: Float[Tensor, " b"], nu: Float[Tensor, "b *chw"] | None
     ) -> Float[Tensor, "..."]:
         r"""Returns :math:`\ln(\sigma_t^2 / \sigma_s^2)`: :math:`\sigma_{t|s}^2 \sigma_s^2 = \sigma_Q^2 \sigma_t^2`."""
-        return log_beta_ratio(gamma_s, gamma_t)[:, None, None, None]
+        return self.log_beta_ratio(gamma_s, gamma_t)[:, None, None, None]
 
 
-class LearnedRange(ReverseKernel):
+class LearnedRange(OfBeta):
     """A variance per pixel between beta tilde and beta of this very pair of levels, as the network interpolates."""
 
     name = "learned-range"
@@ -197,14 +223,14 @@ class LearnedRange(ReverseKernel):
     ) -> Float[Tensor, "..."]:
         r"""Returns :math:`\nu \ln(\sigma_t^2 / \sigma_s^2)`."""
         assert nu is not None, "only models with learned variances have this kernel"
-        return nu.double() * log_beta_ratio(gamma_s, gamma_t)[:, None, None, None]
+        return nu.double() * self.log_beta_ratio(gamma_s, gamma_t)[:, None, None, None]
 
     def expected_kl(
         self, errors: ErrorStatistics, gamma_s: Float[Tensor, " s"], gamma_t: Float[Tensor, " s"]
     ) -> Float[Tensor, " s"]:
         """Returns the mean cost of steps from one level, from the histogram of nu."""
         assert errors.ranges is not None, "only models with learned variances have this kernel"
-        return range_cost(errors.ranges, torch.expm1(gamma_t - gamma_s), log_beta_ratio(gamma_s, gamma_t))
+        return range_cost(errors.ranges, torch.expm1(gamma_t - gamma_s), self.log_beta_ratio(gamma_s, gamma_t))
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,8 +325,3 @@ KERNELS: dict[str, type[ReverseKernel]] = {
 }
 FIXED_KERNELS: dict[str, ReverseKernel] = {kernel.name: kernel() for kernel in (Posterior, Forward, LearnedRange)}
 """Those that need no error table, so that a model can be trained with them."""
-
-
-def log_beta_ratio(gamma_s: Float[Tensor, "*b"], gamma_t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Returns :math:`\ln(\beta / \tilde\beta) = \ln(\sigma_t^2 / \sigma_s^2)` of a pair of noise levels."""
-    return logsigmoid(gamma_t) - logsigmoid(gamma_s)

@@ -1,8 +1,8 @@
 r"""A pre-trained DDPM, any network of (z, timestep) with its betas, as a diffusion model.
 
 Its pixels and latents differ from ours by changes of units, which leave the bound as it is: :mod:`nelbo.interop.units`.
-One thing alone depends on them. The variance :math:`\beta` of a pair, unlike :math:`\tilde\beta`, is in our units
-:math:`c_s^2 / c_t^2` times theirs: 1 for neighbours, never below 1, and for pixels in [-1, 1] at most 1.008.
+The one exception is the variance :math:`\beta` of a pair: :math:`\beta / \tilde\beta = \sigma_t^2 / \sigma_s^2`
+with the sigmas of its own units, so the kernels that have it are given the shift of gamma between the two.
 
 References:
     Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
@@ -19,7 +19,7 @@ from nelbo.diffusion import gaussian
 from nelbo.diffusion.decoder import DECODERS
 from nelbo.diffusion.noise_schedule import Table
 from nelbo.diffusion.prediction import to_noise
-from nelbo.diffusion.reverse import FIXED_KERNELS
+from nelbo.diffusion.reverse import Forward, LearnedRange, Posterior, ReverseKernel
 from nelbo.errors import NelboError
 from nelbo.interop.betas import checked, exit_std_of, gammas_of
 from nelbo.interop.units import DEFAULT_UNITS, Units
@@ -91,7 +91,7 @@ class DDPM(DiffusionModel):
         self.noise_schedule = Table((gammas_of(betas) - units.gamma_shift).tolist())
         self.decoder = DECODERS["discretised_gaussian"]
         self.reverse_kernel = REVERSE_KERNELS[config.variance]
-        self.reverse = FIXED_KERNELS[self.reverse_kernel]
+        self.reverse = _kernel(config.variance, units)
         self.exit_std = exit_std_of(betas) / units.scale
         is_learned = config.variance == "learned_range"
         self.exit_std_large = betas[0].sqrt().item() / units.scale if is_learned else None
@@ -171,3 +171,10 @@ class DDPM(DiffusionModel):
             raise NelboError(f"the network's output has shape {tuple(output.shape)}, expected {expected}")
         output = output.float()
         return output[:, :channels], (output[:, channels:] + 1) / 2 if is_learned else None
+
+
+def _kernel(variance: Variance, units: Units) -> ReverseKernel:
+    """Returns the kernel of its reverse steps, with beta in its own units."""
+    if variance == "fixed_small":
+        return Posterior()
+    return Forward(units.gamma_shift) if variance == "fixed_large" else LearnedRange(units.gamma_shift)

@@ -200,8 +200,10 @@ def plain_schedule(model: DiffusionModel, n_steps: int) -> TimeSchedule:
     check_n_steps(n_steps, model.gammas)
     levels = None if model.gammas is None else even_nodes(len(model.gammas), n_steps)
     gammas = model.noise_schedule.grid(n_steps) if model.gammas is None else model.gammas[levels]
+    gammas = gammas.detach().cpu().to(torch.float64)
+    rows = {name: tensor.expand(len(gammas) - 1, *tensor.shape) for name, tensor in model.reverse.tensors().items()}
     return TimeSchedule(
-        gammas=gammas.detach().cpu().to(torch.float64),
+        gammas=gammas,
         reverse=model.reverse.name,
         exit=None,
         fingerprint=fingerprint(model),
@@ -209,4 +211,5 @@ def plain_schedule(model: DiffusionModel, n_steps: int) -> TimeSchedule:
         n_steps=n_steps,
         timesteps=None if levels is None else tuple(levels),
         prediction=None,
+        tensors={name: row.clone() for name, row in rows.items()},
     )
