@@ -169,6 +169,13 @@ def variants(*names):
     return apply
 
 
+def keep_the_network_alone(folder):
+    for file in (folder / "unet").iterdir():
+        file.rename(folder / file.name)
+    for name in (SCHEDULER, INDEX):
+        (folder / name).unlink()
+
+
 NET, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 WRONG = {
@@ -204,7 +211,8 @@ WRONG = {
     "a negative clip": (change(SCHEDULER, clip_sample_range=-1), "clip_sample_range -1"),
     "no network": (remove(NET), "has no unet/config.json"),
     "no scheduler": (remove(SCHEDULER), "has no scheduler/scheduler_config.json"),
-    "no weights": (remove(WEIGHTS), "U-Net cannot be loaded"),
+    "a network alone": (keep_the_network_alone, "has no scheduler/scheduler_config.json"),
+    "no weights": (remove(WEIGHTS), "has no weights: copy diffusion_pytorch_model.safetensors beside its config.json"),
     "damaged weights": (write(WEIGHTS, "no weights"), "U-Net cannot be loaded"),
     "weights of another network": (change(NET, layers_per_block=2), "U-Net cannot be loaded: Error(s) in loading"),
     "weights that lack some": (change(NET, num_class_embeds=3), "missing keys: class_embedding.weight"),

@@ -234,6 +234,21 @@ def test_a_function_that_fails_is_one_line_and_keeps_its_cause():
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+ANSWERS = {
+    "a tuple": (lambda x, t: (x,), "got tuple: wrap it to return the tensor alone"),
+    "variances": (lambda x, t: torch.cat([x, x], 1), "give variance='learned_range'"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_another_answer_is_refused_with_its_cure(name):
+    function, says = ANSWERS[name]
+    model = nelbo.from_callable(function, BETAS, SHAPE)
+    with pytest.raises(NelboError) as caught:
+        model.denoise(torch.zeros(2, *SHAPE), model.gammas[[0, 0]])
+    assert says in str(caught.value)
+
+
 class Bare(nn.Module):
     """A small network whose embedding of the time comes before its first layer, as in most."""
 
@@ -249,6 +264,13 @@ class Bare(nn.Module):
             x = layer(x)
             self.dtypes.append(x.dtype)
         return x + shift[:, :, None, None]
+
+
+def test_a_network_without_values_is_refused():
+    empty = Bare(nn.Sequential(nn.Conv2d(3, 3, 1))).to("meta")
+    for wrap in (lambda: nelbo.from_callable(empty, BETAS, SHAPE), lambda: nelbo.from_denoiser(empty, SHAPE)):
+        with pytest.raises(NelboError, match=r"weight is on torch's device 'meta'.*load its weights"):
+            wrap()
 
 
 def test_the_first_layer_over_an_image_stays_in_float32():

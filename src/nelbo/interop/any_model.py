@@ -64,9 +64,10 @@ def _from_hub(name: str | Path) -> Path:
 
 
 def _read(folder: Path) -> DiffusionModel:
-    if diffusers.is_diffusers_folder(folder):
+    settings = _settings(folder / CONFIG)
+    if diffusers.is_diffusers_folder(folder) or "_class_name" in settings:
         return diffusers.read_diffusers(folder)
-    kind = _settings(folder / CONFIG).get("type")
+    kind = settings.get("type")
     if kind == "improved_diffusion":
         return read_improved_diffusion(folder)
     if kind == "guided_diffusion":

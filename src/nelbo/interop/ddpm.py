@@ -168,7 +168,10 @@ class DDPM(DiffusionModel):
         channels = z.shape[1]
         expected = (len(z), channels * (2 if is_learned else 1), *z.shape[2:])
         if tuple(output.shape) != expected:
-            raise NelboError(f"the network's output has shape {tuple(output.shape)}, expected {expected}")
+            cure = ""
+            if not is_learned and output.shape[1] == 2 * channels:
+                cure = ": if half of its channels are variances, give variance='learned_range'"
+            raise NelboError(f"the network's output has shape {tuple(output.shape)}, expected {expected}{cure}")
         output = output.float()
         return output[:, :channels], (output[:, channels:] + 1) / 2 if is_learned else None
 

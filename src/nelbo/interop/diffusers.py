@@ -253,6 +253,8 @@ def _weights_variant(folder: Path) -> str | None:
         NelboError: If there are several and no plain ones.
     """
     names = [path.name for path in folder.glob(f"{WEIGHTS}*")]
+    if not names:
+        raise NelboError(f"its U-Net has no weights: copy {WEIGHTS}.safetensors beside its {NET}")
     if any(re.fullmatch(rf"{WEIGHTS}\.(safetensors|bin)(\.index\.json)?", name) for name in names):
         return None
     found = {m[1] for name in names if (m := re.fullmatch(rf"{WEIGHTS}\.([\w-]+)\.(safetensors|bin)", name))}

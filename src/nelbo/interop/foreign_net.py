@@ -3,9 +3,10 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -84,6 +85,7 @@ class ForeignNet(nn.Module):
         self.function = (function,)  # In a tuple, or a network would be registered twice.
         self.n_channels, self.classes = n_channels, classes
         modules, self.tensors = found_in(function)
+        _check_filled(modules)
         self.found = nn.ModuleList(modules)
 
     def forward(
@@ -119,7 +121,8 @@ class ForeignNet(nn.Module):
             raise NelboError(f"the function fails on latents of shape {tuple(z.shape)}: {problem}") from error
         if not isinstance(output, Tensor) or output.ndim != 4:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise NelboError(f"the function must return a tensor of shape (b, c, h, w), got {got}")
+            cure = "" if isinstance(output, Tensor) else ": wrap it to return the tensor alone, as net(x, t).sample"
+            raise NelboError(f"the function must return a tensor of shape (b, c, h, w), got {got}{cure}")
         return output
 
     def identity(self) -> str:
@@ -162,6 +165,17 @@ class FirstLayer(TorchFunctionMode):
         self.is_done = True
         with torch.autocast(self.device, enabled=False):
             return func(args[0].float(), *args[1:], **(kwargs or {}))
+
+
+def _check_filled(modules: Iterable[nn.Module]) -> None:
+    """Raises NelboError if a network has weights without values."""
+    for module in modules:
+        empty = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
+        if empty:
+            raise NelboError(
+                f"the network's {empty[0]} is on torch's device 'meta', so it has no values: load its weights, with "
+                "load_state_dict(..., assign=True), before it is wrapped"
+            )
 
 
 def check_arguments(function: object, classes: Classes) -> None:
