@@ -20,7 +20,7 @@ from nelbo.codec.codec import Codec
 from nelbo.codec.layout import Source
 from nelbo.codec.plan_store import named_plan
 from nelbo.container.entries import Entry
-from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, ResidualDecoder
 from nelbo.diffusion.spectral_basis import Basis
 from nelbo.integer.freeze import freeze
 from nelbo.integer.frozen_files import FROZEN
@@ -139,11 +139,13 @@ def schedule_of(model: VDM, kernel: str, leave: str, gammas: tuple[float, ...]) 
     )
 
 
-def exit_of(kind: str, rng: np.random.Generator) -> Exit:
+def exit_of(kind: str, rng: np.random.Generator) -> ResidualDecoder:
     """Returns an exit with numbers in the place of fitted ones."""
     n_known = 3 * len(NEIGHBOURS[kind]) + 2
     scales = np.array([[0.0, 0.2, 0.1, 0.2]] * 3)[:, : 4 if NEIGHBOURS[kind] else 1]
-    return Exit(kind, torch.from_numpy(rng.normal(0, 0.2 / n_known**0.5, (3, n_known))), torch.from_numpy(scales), 0.5)
+    return ResidualDecoder(
+        kind, torch.from_numpy(rng.normal(0, 0.2 / n_known**0.5, (3, n_known))), torch.from_numpy(scales), 0.5
+    )
 
 
 if __name__ == "__main__":

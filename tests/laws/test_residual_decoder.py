@@ -8,7 +8,7 @@ import torch
 
 from nelbo.diffusion import residual_decoder
 from nelbo.diffusion.decoder import discretised_gaussian, to_unit, to_values
-from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit, fit_exit, situations
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, ResidualDecoder, contexts, fit_exit
 
 KINDS = list(NEIGHBOURS)
 every = pytest.mark.parametrize("kind", KINDS)
@@ -28,7 +28,7 @@ def pictures(n, shape=(3, 8, 8), seed=0):
 
 
 def test_one_pixel_of_one_channel_is_a_discretised_gaussian():
-    exit = Exit("channels", torch.zeros(1, 0).double(), torch.tensor([[math.log(0.01)]]).double(), 0.0)
+    exit = ResidualDecoder("channels", torch.zeros(1, 0).double(), torch.tensor([[math.log(0.01)]]).double(), 0.0)
     images, x_hat = torch.tensor([[[[100]]]], dtype=torch.uint8), torch.full((1, 1, 1, 1), -0.2)
     expected = discretised_gaussian(to_unit(images).double(), x_hat.double(), torch.tensor(0.1).double())
     torch.testing.assert_close(exit.log_likelihood(images, x_hat), expected.flatten())
@@ -49,12 +49,12 @@ def test_probabilities_sum_to_one(kind):
 def test_a_pixel_is_judged_by_what_comes_before_it_alone(kind):
     images, x_hat = pictures(1)
     residual = to_unit(images).double() - x_hat
-    before = list(situations(residual, x_hat, kind))
+    before = list(contexts(residual, x_hat, kind))
     for channel, row, column in [(0, 3, 4), (2, 7, 7), (1, 0, 0)]:
         changed = residual.clone()
         changed[:, channel, row, column] += 1
         for (c, known, context), (_, other_known, other_context) in zip(
-            before, situations(changed, x_hat, kind), strict=True
+            before, contexts(changed, x_hat, kind), strict=True
         ):
             differs = (known != other_known).any(-1)[0] | (context != other_context).any(-1)[0]
             for y, x in itertools.product(range(8), range(8)):
@@ -71,8 +71,8 @@ def test_a_fit_is_no_worse_than_its_perturbations(kind):
         weights = exit.weights + 0.1 * normal(*exit.weights.shape, seed=seed)
         scales = exit.scales + 0.1 * normal(*exit.scales.shape, seed=seed)
         if weights.numel():
-            assert Exit(kind, weights, exit.scales, exit.rounding).log_likelihood(images, x_hat).sum() < best
-        assert Exit(kind, exit.weights, scales, exit.rounding).log_likelihood(images, x_hat).sum() < best
+            assert ResidualDecoder(kind, weights, exit.scales, exit.rounding).log_likelihood(images, x_hat).sum() < best
+        assert ResidualDecoder(kind, exit.weights, scales, exit.rounding).log_likelihood(images, x_hat).sum() < best
 
 
 def test_neighbours_pay_where_residuals_are_correlated():
@@ -90,7 +90,7 @@ def test_samples_cost_on_average_what_their_distribution_says(kind):
     nats, entropy = -exit.log_likelihood(draws, x_hat), torch.zeros(64, dtype=torch.float64)
     points = to_unit(torch.arange(256)).double()
     residual = to_unit(draws).double() - x_hat
-    for channel, known, context in situations(residual, x_hat, kind):
+    for channel, known, context in contexts(residual, x_hat, kind):
         mean = x_hat[:, channel] + known @ exit.weights[channel, : known.shape[-1]]
         log_p = discretised_gaussian(points, mean[..., None], exit._std(context, channel)[..., None])
         entropy -= (log_p.exp() * log_p.clamp(min=-1e3)).sum(-1).flatten(1).sum(1)
@@ -148,7 +148,7 @@ def test_a_sample_is_its_own_mean_and_deviation_at_every_pixel(kind):
     exit, (_, x_hat) = fit_exit(kind, *pictures(16)), pictures(4, seed=5)
     noise = normal(4, 3, 8, 8, seed=3)
     drawn = exit.sample(x_hat, noise)
-    for channel, known, context in situations(to_unit(drawn).double() - x_hat, x_hat, kind):
+    for channel, known, context in contexts(to_unit(drawn).double() - x_hat, x_hat, kind):
         mean = x_hat[:, channel] + known @ exit.weights[channel, : known.shape[-1]]
         value = mean + exit._std(context, channel) * noise[:, channel]
         assert torch.equal(to_values(value), drawn[:, channel])

@@ -8,7 +8,7 @@ import torch
 from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.draws import chain_draws
 from nelbo.diffusion.gaussian import diffuse
-from nelbo.diffusion.residual_decoder import Exit
+from nelbo.diffusion.residual_decoder import ResidualDecoder
 from nelbo.errors import NelboError
 from nelbo.time_schedule.error_table import load_table, save_table, standard_errors
 from nelbo.time_schedule.gather import SITTING, error_table
@@ -53,7 +53,7 @@ def test_a_file_gives_the_table_back(make_model, make_pixels, kind, tmp_path):
     found = load_table(tmp_path / "table.safetensors")
     assert_same(found, table, rtol=1e-12)
     exit, other = table.exits["causal"][3], found.exits["causal"][3]
-    assert isinstance(other, Exit)
+    assert isinstance(other, ResidualDecoder)
     assert torch.equal(exit.weights, other.weights)
     assert torch.equal(exit.scales, other.scales)
 

@@ -135,7 +135,7 @@ def _search(
     result.save_json(out / "schedules.json", source)
     print(result.text())
     print(f"bits per dimension, predicted from {result.n_images} images; {result.search} search. {SAMPLE_NOTE}")
-    if reverse == "spectral" and (warning := doubt(errors)):
+    if warning := doubt(errors, reverse):
         print(f"warning: {warning}")
     if isinstance(loaded, DDPM):
         walked = pipeline_schedules(errors, loaded, wanted)

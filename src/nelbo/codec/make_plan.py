@@ -13,7 +13,7 @@ from nelbo.codec.plan_store import EMBEDDED, StoredPlan
 from nelbo.codec.residual_loops import PREDICTION_BITS, WEIGHT_BITS
 from nelbo.diffusion.decoder import DiscretisedGaussian, Softmax
 from nelbo.diffusion.gaussian import alpha, sigma
-from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, ResidualDecoder
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.integer.arithmetic import RESULT_BITS
@@ -118,7 +118,7 @@ def _exit(model: DiffusionModel, schedule: TimeSchedule) -> dict[str, object]:
     raise NelboError(f"the codec has no decoder {type(model.decoder).__name__}: use a channels or causal exit")
 
 
-def _network_exit(exit: Exit, n_channels: int) -> dict[str, object]:
+def _network_exit(exit: ResidualDecoder, n_channels: int) -> dict[str, object]:
     """Returns weights and scales in integers; the logarithm of a sum of squares stands for that of their mean."""
     offsets = NEIGHBOURS[exit.kind]
     unit = math.log2(_GREYS**2) + 2 * PREDICTION_BITS  # From x squared to 2^-26 of a squared grey level, in base 2.

@@ -25,7 +25,7 @@ from nelbo.diffusion.gaussian import alpha, denoised, noise_of, over_image, sigm
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionKind:
     """A way to state a prediction; each function takes (value, z, gamma) and is the other's inverse.
 
     Attributes:
@@ -57,10 +57,10 @@ def _noise_to_v(eps: Tensor, z: Tensor, gamma: Tensor) -> Tensor:
     return (eps - over_image(sigma(gamma), z) * z) / over_image(alpha(gamma), z)
 
 
-PREDICTIONS: dict[str, Prediction] = {
-    "eps": Prediction(_same, _same),
-    "x": Prediction(_image_to_noise, _noise_to_image),
-    "v": Prediction(_v_to_noise, _noise_to_v),
+PREDICTIONS: dict[str, PredictionKind] = {
+    "eps": PredictionKind(_same, _same),
+    "x": PredictionKind(_image_to_noise, _noise_to_image),
+    "v": PredictionKind(_v_to_noise, _noise_to_v),
 }
 
 

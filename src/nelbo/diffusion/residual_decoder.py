@@ -44,7 +44,7 @@ MIN_STD = HALF_STEP / 16
 
 
 @dataclass(frozen=True, eq=False)
-class Exit:
+class ResidualDecoder:
     """A decoder p(x | z_t) that reads the image's prediction x_hat(z_t).
 
     Attributes:
@@ -64,7 +64,7 @@ class Exit:
         x, x_hat = to_unit(images).double(), x_hat.double()
         residual = x - x_hat
         log_likelihood = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for channel, known, context in situations(residual, x_hat, self.kind):
+        for channel, known, context in contexts(residual, x_hat, self.kind):
             mean = x_hat[:, channel] + known @ self.weights[channel, : known.shape[-1]].to(x.device)
             std = self._std(context, channel)
             log_likelihood += discretised_gaussian(x[:, channel], mean, std).flatten(1).sum(1)
@@ -93,7 +93,7 @@ class Exit:
         return torch.sqrt(torch.clamp(variance - self.rounding * ROUNDING, min=MIN_STD**2))
 
 
-def situations(
+def contexts(
     residual: Float[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"], kind: str
 ) -> Iterator[tuple[int, Float[Tensor, "b h w f"], Float[Tensor, "b h w g"]]]:
     """Yields each channel with, at each pixel, the residuals known before it and what they say of its scale."""
@@ -148,7 +148,7 @@ _ROUNDINGS = (0.0, 0.5, 1.0)
 _RIDGE = 1e-6
 
 
-def fit_exit(kind: str, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]) -> Exit:
+def fit_exit(kind: str, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]) -> ResidualDecoder:
     """Returns the exit of a kind that suits predictions of images, all at one noise level; it lives on the CPU.
 
     Weights and scales take turns: weighted least squares for the means, Newton's method on the Gaussian's
@@ -162,13 +162,13 @@ def fit_exit(kind: str, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "
     x_hat = x_hat.double()
     residual = to_unit(images).double() - x_hat
     weights, scales = [], []
-    for channel, known, context in situations(residual, x_hat, kind):
+    for channel, known, context in contexts(residual, x_hat, kind):
         w, v = _fit_channel(residual[:, channel].flatten(), known.flatten(0, 2), context.flatten(0, 2))
         weights.append(w.cpu())
         scales.append(v.cpu())
     widest = max(len(w) for w in weights)
     padded = torch.stack([torch.nn.functional.pad(w, (0, widest - len(w))) for w in weights])
-    candidates = [Exit(kind, padded, torch.stack(scales), rounding) for rounding in _ROUNDINGS]
+    candidates = [ResidualDecoder(kind, padded, torch.stack(scales), rounding) for rounding in _ROUNDINGS]
     return max(candidates, key=lambda exit: exit.log_likelihood(images, x_hat).sum().item())
 
 

@@ -60,11 +60,14 @@ class ReverseKernel(ABC):
     Attributes:
         name: Its name among ``KERNELS``.
         needs_range: Whether it reads nu, which only models with learned variances have.
+        needs_many_images: Whether its variances follow from so many statistics that an error table of few images
+            predicts its bound too low.
         basis: The basis in which it is diagonal; None is the pixels.
     """
 
     name: ClassVar[str]
     needs_range: ClassVar[bool] = False
+    needs_many_images: ClassVar[bool] = False
     basis: Basis | None = None
 
     @abstractmethod
@@ -274,10 +277,11 @@ class Spectral(ReverseKernel):
 
     Attributes:
         basis: The basis, one for the whole chain.
-        spectrum: C, the mean square of each coordinate of the mistake at gamma_t, shape (c, h, w).
+        spectrum: C, the mean square of each coordinate of the error at gamma_t, shape (c, h, w).
     """
 
     name = "spectral"
+    needs_many_images = True
 
     basis: Basis = field()  # pyright: ignore[reportIncompatibleVariableOverride]
     spectrum: Float[Tensor, "c h w"]

@@ -1,6 +1,6 @@
 r"""The basis of the spectral kernel: an orthonormal transform of images into colour axes and spatial frequencies.
 
-Isotropic noise looks the same in every orthonormal basis, and a denoiser's mistakes do not: they are large at the
+Isotropic noise looks the same in every orthonormal basis, and a denoiser's errors do not: they are large at the
 coarse frequencies of luma and small elsewhere. In a basis :math:`U` of such axes their covariance is close to
 diagonal, which is all that the spectral kernel needs.
 

@@ -1,6 +1,6 @@
 r"""The statistics of learned-range variances: one histogram for each level serves every pair of levels.
 
-The cost of a step depends on the network's :math:`\nu` and its squared mistakes through
+The cost of a step depends on the network's :math:`\nu` and its squared errors through
 :math:`\sum_i e^{-\nu_i L}` and :math:`\sum_i e_i^2 e^{-\nu_i L}` alone, with :math:`L = \ln(\beta/\tilde\beta)` of the
 pair. Both are sums over a histogram of :math:`\nu`, taken at each bin's own mean: with bins 1/256 wide and L up to 10
 that is right to about :math:`(L / 256)^2 / 24 < 10^{-4}`.
@@ -40,5 +40,5 @@ def range_cost(
     count, nu, square, square_nu = (column for column in moments[moments[:, 0] > 0].T)
     level = log_ratio[:, None]
     plain = count * torch.exp(-level * nu / count) + level * nu - count
-    mistakes = square * torch.exp(-level * square_nu / square.clamp(min=1e-300))
-    return 0.5 * (plain + r[:, None] * mistakes).sum(1)
+    errors = square * torch.exp(-level * square_nu / square.clamp(min=1e-300))
+    return 0.5 * (plain + r[:, None] * errors).sum(1)

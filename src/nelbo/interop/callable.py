@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nelbo.errors import NelboError
 from nelbo.interop.betas import Numbers, betas_of
-from nelbo.interop.ddpm import DDPM, DDPMConfig, Prediction, Variance
+from nelbo.interop.ddpm import DDPM, DDPMConfig, PredictionName, Variance
 from nelbo.interop.foreign_net import ForeignNet, classes_of, settings_identity
 from nelbo.interop.units import Number, Pair, units_of
 from nelbo.models.config import first_problem
@@ -44,7 +44,7 @@ def from_callable(
     eps: Callable[..., Tensor],
     betas: Numbers | None = None,
     image_shape: tuple[int, int, int] | None = None,
-    prediction: Prediction = "eps",
+    prediction: PredictionName = "eps",
     variance: Variance = "fixed_small",
     clip: Number | None = 1.0,
     n_classes: int = 0,

@@ -29,7 +29,7 @@ from nelbo.models.settings import Frozen
 NEAR = 1e-4  # Gammas closer than this are the same timestep: the finest schedules in use are ten times coarser.
 REVERSE_KERNELS = {"fixed_small": "posterior", "fixed_large": "forward", "learned_range": "learned-range"}
 
-Prediction = Literal["eps", "x", "v"]
+PredictionName = Literal["eps", "x", "v"]
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 
 
@@ -46,7 +46,7 @@ class DDPMConfig(Frozen):
     """
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt]
-    prediction: Prediction = "eps"
+    prediction: PredictionName = "eps"
     variance: Variance = "fixed_small"
     clip: float | None = Field(default=1.0, gt=0)
     n_classes: int = Field(default=0, ge=0)

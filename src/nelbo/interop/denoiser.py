@@ -17,7 +17,7 @@ from nelbo.interop.foreign_net import ForeignNet, classes_of, settings_identity
 from nelbo.interop.units import Number, Pair, Units, units_of
 from nelbo.models.interface import DiffusionModel
 
-Prediction = Literal["eps", "x", "v", "flow"]
+PredictionName = Literal["eps", "x", "v", "flow"]
 Coordinate = Literal["gamma", "logsnr", "sigma", "t"]
 
 
@@ -39,7 +39,7 @@ class Denoiser(DiffusionModel):
         self,
         net: ForeignNet,
         image_shape: tuple[int, int, int],
-        prediction: Prediction,
+        prediction: PredictionName,
         coordinate: Coordinate,
         levels: tuple[float, float],
         units: Units,
@@ -86,7 +86,7 @@ class Denoiser(DiffusionModel):
 def from_denoiser(
     function: Callable[..., Tensor],
     image_shape: tuple[int, int, int],
-    prediction: Prediction = "x",
+    prediction: PredictionName = "x",
     coordinate: Coordinate = "sigma",
     range: Pair | None = None,
     *,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from nelbo.interop.improved_diffusion import Given, ImprovedDiffusionConfig, told, write_imported
+from nelbo.interop.improved_diffusion import Given, ImprovedDiffusionConfig, fields_of, write_imported
 from nelbo.interop.improved_diffusion_topology import Weights, has_resampling_blocks
 from nelbo.interop.improved_diffusion_unet import Heads, UNetImproved
 
@@ -67,7 +67,7 @@ def import_guided_diffusion(checkpoint: Path, out: Path, given: GuidedGiven) -> 
 
     def config_of(weights: Weights) -> GuidedDiffusionConfig:
         return GuidedDiffusionConfig(
-            **told(weights, given),
+            **fields_of(weights, given),
             head_channels=given.head_channels,
             new_attention_order=given.new_attention_order,
             resblock_updown=has_resampling_blocks(weights),

@@ -135,7 +135,7 @@ def import_improved_diffusion(checkpoint: Path, out: Path, given: Given) -> None
             written then.
     """
     write_imported(
-        checkpoint, out, lambda weights: ImprovedDiffusionConfig(**told(weights, given)), "improved-diffusion"
+        checkpoint, out, lambda weights: ImprovedDiffusionConfig(**fields_of(weights, given)), "improved-diffusion"
     )
 
 
@@ -201,7 +201,7 @@ def read_improved_diffusion(folder: Path, kind: type[ImprovedDiffusionConfig] = 
         raise NelboError(f"{folder}: {error}") from None
 
 
-def told(weights: Weights, given: Given) -> dict[str, Any]:
+def fields_of(weights: Weights, given: Given) -> dict[str, Any]:
     """Returns what the weights tell and what is given, together: the fields of a configuration."""
     net, n_inputs, n_outputs, n_classes = topology(weights)
     if n_outputs not in (n_inputs, 2 * n_inputs):

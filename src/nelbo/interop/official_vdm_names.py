@@ -68,7 +68,7 @@ SCHEDULES: Mapping[str, Kind] = {  # By the official code's gamma_type.
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where one tensor of ours comes from.
 
     Attributes:
@@ -96,7 +96,7 @@ class Source:
         return torch.from_numpy(np.array(ours, order="C")).reshape(like.shape).to(like.dtype)
 
 
-def sources(n_blocks: int, gamma_type: str) -> dict[str, Source]:
+def sources(n_blocks: int, gamma_type: str) -> dict[str, Origin]:
     """Returns where each tensor of ours comes from, by name, optional layers included.
 
     Args:
@@ -109,7 +109,7 @@ def sources(n_blocks: int, gamma_type: str) -> dict[str, Source]:
             ours, theirs = our_group.format(i=i), their_group.format(i=i)
             layers += [(f"{ours}.{layer}", f"{theirs}/{names}", kind) for layer, names, kind in group]
     return {
-        f"{ours}.{tensor}": Source(_joined(theirs, name), axes)
+        f"{ours}.{tensor}": Origin(_joined(theirs, name), axes)
         for ours, theirs, kind in layers
         for tensor, (name, axes) in kind.items()
     }

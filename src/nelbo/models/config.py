@@ -90,8 +90,9 @@ class ModelConfig(Frozen):
         reverse: p(z_s | z_t), a kernel that needs neither an error table nor learned variances.
         prediction: What the network's output stands for: the noise ``eps``, the image ``x``, or
             ``v`` = alpha eps - sigma x; see :mod:`nelbo.diffusion.prediction`.
-        n_classes: Classes of the images, which the network is told; 0 for a model without classes.
-        augment: Transformations of training images that the network is told of; see :mod:`nelbo.models.augmentation`.
+        n_classes: Classes of the images, which the network is conditioned on; 0 for a model without classes.
+        augment: Transformations of training images that the network is conditioned on; see
+            :mod:`nelbo.models.augmentation`.
     """
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = (3, 32, 32)
@@ -110,7 +111,7 @@ class ModelConfig(Frozen):
         return self
 
     def build_net(self) -> nn.Module:
-        """Returns the network at its initialisation, as the images and what it is told of them need it."""
+        """Returns the network at its initialisation, as the images and what it is conditioned on need it."""
         n_codes = [AUGMENTATIONS[name].n_codes for name in self.augment]
         return self.net.build(self.image_shape[0], self.n_classes, n_codes)
 

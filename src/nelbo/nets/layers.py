@@ -58,10 +58,10 @@ class GammaEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """What a network is told of an image besides its noise: its class, and how it was transformed.
+    """What a network is conditioned on besides the noise level: its class, and how it was transformed.
 
     Each is a table with one row of features for each value; they are added up. All rows begin at zero, so that the
-    network starts out as if it were told nothing. Without classes and codes there are no parameters.
+    network starts out as if it were not conditioned. Without classes and codes there are no parameters.
 
     Args:
         n_features: Size of the embedding.

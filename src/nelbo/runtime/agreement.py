@@ -132,9 +132,9 @@ def _tell(world: "World", error: Exception | None, is_over: bool = False) -> boo
         distributed.all_gather_object(states, (problem, is_over))
     if error is not None and not isinstance(error, NelboError | OSError):
         raise error
-    for told, _ in states:
-        if told is not None:
-            raise _SharedError(told)
+    for message, _ in states:
+        if message is not None:
+            raise _SharedError(message)
     return states[0][1]
 
 

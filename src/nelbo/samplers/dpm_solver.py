@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nelbo.samplers.solver import Level, Noise, Predict, Solver
 
-Prediction = tuple[Float[Tensor, "b c h w"], float]  # x_hat, and the lambda it was made at; the latest comes last.
+DataPrediction = tuple[Float[Tensor, "b c h w"], float]  # x_hat, and the lambda it was made at; the latest comes last.
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class DPMSolver(Solver):
         self, predict: Predict, z: Float[Tensor, "b c h w"], gammas: Sequence[float], noise: Noise
     ) -> Float[Tensor, "b c h w"]:
         """See :meth:`Solver.solve`."""
-        past: list[Prediction] = []
+        past: list[DataPrediction] = []
         for t, s in pairwise(map(Level, gammas)):
             past = [*past, (predict(z, t.gamma), t.half_log_snr)][-self.order :]
             z = self.step(z, past, t, s, noise)
         return predict(z, gammas[-1])
 
     def step(
-        self, z: Float[Tensor, "b c h w"], past: Sequence[Prediction], t: Level, s: Level, noise: Noise
+        self, z: Float[Tensor, "b c h w"], past: Sequence[DataPrediction], t: Level, s: Level, noise: Noise
     ) -> Float[Tensor, "b c h w"]:
         r"""Returns the latent at s from that at t.
 
@@ -74,7 +74,7 @@ def taylor_weights(h: float, order: int) -> list[float]:
     return [first, 1 - first / h, 0.5 - (h - first) / h**2]
 
 
-def derivatives(past: Sequence[Prediction], h: float) -> list[Float[Tensor, "b c h w"]]:
+def derivatives(past: Sequence[DataPrediction], h: float) -> list[Float[Tensor, "b c h w"]]:
     r"""Returns :math:`\hat x`, and by divided differences :math:`h \hat x'` and :math:`h^2 \hat x''` at the last level.
 
     Args:
@@ -124,7 +124,7 @@ class DPMSolverSDE(DPMSolver):
     is_random = True
 
     def step(
-        self, z: Float[Tensor, "b c h w"], past: Sequence[Prediction], t: Level, s: Level, noise: Noise
+        self, z: Float[Tensor, "b c h w"], past: Sequence[DataPrediction], t: Level, s: Level, noise: Noise
     ) -> Float[Tensor, "b c h w"]:
         """See :class:`DPMSolverSDE`."""
         h = s.half_log_snr - t.half_log_snr

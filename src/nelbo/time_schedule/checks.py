@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.diffusion.residual_decoder import NEIGHBOURS, Exit
+from nelbo.diffusion.residual_decoder import NEIGHBOURS, ResidualDecoder
 from nelbo.diffusion.reverse import KERNELS
 from nelbo.diffusion.spectral_basis import Basis, plain_basis
 from nelbo.diffusion.variance_histogram import N_BINS
@@ -93,7 +93,7 @@ def _check_kernel(schedule: "TimeSchedule", step: int) -> None:
     _expect(bool(torch.isfinite(log_ratio).all()), f"the variances of step {step} are no numbers")
 
 
-def _check_exit(exit: Exit, n_channels: int) -> None:
+def _check_exit(exit: ResidualDecoder, n_channels: int) -> None:
     _expect(exit.kind in NEIGHBOURS, f"there is no exit {str(exit.kind)[:40]!r}")
     n_neighbours = len(NEIGHBOURS[exit.kind])
     _check_numbers("weights", exit.weights, (n_channels, n_neighbours * n_channels + n_channels - 1))

@@ -1,6 +1,6 @@
 r"""The error table: all that schedules need to know of a model, from one network call per image and noise level.
 
-At each level of a grid the table sums, over images, the mistake :math:`e = \epsilon - \hat\epsilon` of the denoiser:
+At each level of a grid the table sums, over images, the error :math:`e = \epsilon - \hat\epsilon` of the denoiser:
 its square, its covariance between colours at each spatial frequency, and what leaving for the data from there would
 cost. Costs of all N^2 steps follow from these N entries. Sums come with their counts, so tables of different images
 add up, and a table that was interrupted goes on.
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from nelbo.diffusion.bound import prior_kl_of
 from nelbo.diffusion.error_statistics import ErrorStatistics
-from nelbo.diffusion.residual_decoder import Exit
+from nelbo.diffusion.residual_decoder import ResidualDecoder
+from nelbo.diffusion.reverse import KERNELS
 from nelbo.diffusion.spectral_basis import Basis, plain_basis, principal_axes
 from nelbo.errors import NelboError, one_line
 from nelbo.runtime.atomic import new_file
@@ -28,7 +29,7 @@ from nelbo.runtime.tensor_file import read_tensors
 from nelbo.time_schedule.checks import check_table
 
 ENOUGH_IMAGES = 32  # Spectra of 2 to 16 images were seen to promise up to 0.06 bits per dimension too much.
-_COLOUR_GAMMA = -5.0  # Where mistakes are about edges and textures: luma, red-blue and green-magenta.
+_COLOUR_GAMMA = -5.0  # Where errors are about edges and textures: luma, red-blue and green-magenta.
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class ErrorTable:
     decoder: Float[Tensor, "k 2"]
     error: Float[Tensor, "n 2"]
     covariance: Float[Tensor, "n p bh bw"]
-    exits: dict[str, list[Exit]] = field(default_factory=dict)
+    exits: dict[str, list[ResidualDecoder]] = field(default_factory=dict)
     exit_losses: dict[str, Float[Tensor, "m 2"]] = field(default_factory=dict)
     exit_levels: Int[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ranges: Float[Tensor, "n bins 4"] | None = None
@@ -181,7 +182,7 @@ def symmetric(packed: Float[Tensor, "p *hw"], n_channels: int) -> Float[Tensor, 
     return full
 
 
-def _same_exits(one: dict[str, list[Exit]], other: dict[str, list[Exit]]) -> bool:
+def _same_exits(one: dict[str, list[ResidualDecoder]], other: dict[str, list[ResidualDecoder]]) -> bool:
     if one.keys() != other.keys():
         return False
     matched = ((a, b) for kind in one for a, b in zip(one[kind], other[kind], strict=False))
@@ -192,10 +193,10 @@ def _same_exits(one: dict[str, list[Exit]], other: dict[str, list[Exit]]) -> boo
     )
 
 
-def doubt(table: ErrorTable) -> str | None:
-    """Returns why the spectra of a table are not to be trusted, None where they are."""
+def doubt(table: ErrorTable, reverse: str | None = None) -> str | None:
+    """Returns why the spectra of a table are not to be trusted; None where they are, or a kernel does not need them."""
     n_images = int(table.n_images.min())
-    if n_images >= ENOUGH_IMAGES:
+    if n_images >= ENOUGH_IMAGES or (reverse is not None and not KERNELS[reverse].needs_many_images):
         return None
     return (
         f"{n_images} images are few for the spectral kernel: its schedules may be 0.05 bits per dimension worse than "
@@ -281,7 +282,7 @@ def _per_level(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _exit_tensors(kind: str, exits: list[Exit]) -> dict[str, Tensor]:
+def _exit_tensors(kind: str, exits: list[ResidualDecoder]) -> dict[str, Tensor]:
     if not exits:
         return {}
     return {
@@ -291,9 +292,9 @@ def _exit_tensors(kind: str, exits: list[Exit]) -> dict[str, Tensor]:
     }
 
 
-def _exits(kind: str, tensors: dict[str, Tensor]) -> list[Exit]:
+def _exits(kind: str, tensors: dict[str, Tensor]) -> list[ResidualDecoder]:
     if f"{kind}.weights" not in tensors:
         return []
     names = (f"{kind}.weights", f"{kind}.scales", f"{kind}.rounding")
     columns = zip(*(tensors[name] for name in names), strict=True)
-    return [Exit(kind, weights, scales, rounding.item()) for weights, scales, rounding in columns]
+    return [ResidualDecoder(kind, weights, scales, rounding.item()) for weights, scales, rounding in columns]

@@ -15,7 +15,7 @@ from nelbo.diffusion.bound import exit_loss
 from nelbo.diffusion.decoder import to_unit
 from nelbo.diffusion.draws import chain_draws
 from nelbo.diffusion.gaussian import denoised, diffuse
-from nelbo.diffusion.residual_decoder import Exit, fit_exit
+from nelbo.diffusion.residual_decoder import ResidualDecoder, fit_exit
 from nelbo.diffusion.spectral_basis import Basis, plain_basis
 from nelbo.diffusion.variance_histogram import moments
 from nelbo.errors import NelboError
@@ -172,10 +172,10 @@ class _Sitting:
         eps_0, eps = chain_draws(self.indices, self.model.image_shape, self.seed)
         return images, eps_0.to(self.model.device), eps.to(self.model.device)
 
-    def mistakes(
+    def errors(
         self, x: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], gamma: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        """Returns the denoiser's mistakes, its x_hats and its variance ranges at one level."""
+        """Returns the denoiser's errors, its x_hats and its variance ranges at one level."""
         gammas = gamma.expand(len(x)).to(x.device)
         z = diffuse(x, eps, gammas)
         labels = labels_of(self.model, self.data)
@@ -233,15 +233,15 @@ def _add_level(
     eps: Float[Tensor, "b c h w"],
     basis: Basis,
 ) -> None:
-    """Adds a sitting's mistakes at one level to the table's sums, in place: all of them, or none if interrupted."""
-    mistake, x_hat, nu = sitting.mistakes(x, eps, table.gammas[level])
+    """Adds a sitting's errors at one level to the table's sums, in place: all of them, or none if interrupted."""
+    error, x_hat, nu = sitting.errors(x, eps, table.gammas[level])
     sums = [
-        (table.error[level], _sums(mistake.double().square().flatten(1).sum(1))),
-        (table.covariance[level], _block_products(basis.forward(mistake), basis.block).cpu()),
+        (table.error[level], _sums(error.double().square().flatten(1).sum(1))),
+        (table.covariance[level], _block_products(basis.forward(error), basis.block).cpu()),
         (table.n_images[level], torch.tensor(len(images))),
     ]
     if nu is not None and table.ranges is not None:
-        sums.append((table.ranges[level], moments(nu, mistake.square()).cpu()))
+        sums.append((table.ranges[level], moments(nu, error.square()).cpu()))
     if sitting.model.exit_std is not None:
         small, large = sitting.model.exit_std, sitting.model.exit_std_large
         sums.append((table.decoder[level], _sums(exit_loss(images, x_hat, small, large, nu))))
@@ -257,7 +257,7 @@ def _add_level(
 
 def _leaving(
     table: ErrorTable, level: int, images: UInt8[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]
-) -> dict[str, tuple[int, Exit, Float[Tensor, " 2"]]]:
+) -> dict[str, tuple[int, ResidualDecoder, Float[Tensor, " 2"]]]:
     """Returns by kind the exit of a level, if it is an exit level, and its losses; the first images fit the exit."""
     position = int(torch.searchsorted(table.exit_levels, level))
     if position == len(table.exit_levels) or table.exit_levels[position] != level:

@@ -13,7 +13,7 @@ from nelbo.diffusion.reverse import KERNELS
 from nelbo.errors import NelboError
 from nelbo.time_schedule.costs import OWN, Costs, costs
 from nelbo.time_schedule.error_table import ErrorTable, standard_errors
-from nelbo.time_schedule.schedule import Prediction, TimeSchedule
+from nelbo.time_schedule.schedule import PredictedBound, TimeSchedule
 from nelbo.time_schedule.search import ShortestPaths, shortest_paths
 
 
@@ -120,14 +120,14 @@ def schedule_of(table: ErrorTable, graph: Costs, nodes: Sequence[int]) -> TimeSc
     )
 
 
-def _prediction(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> Prediction:
+def _prediction(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> PredictedBound:
     prior, leave = graph.entry[nodes[-1]], graph.edges[0, nodes[1]]
     reconstruction = leave
     if kind == OWN and table.subject.gamma_0 is not None:
         reconstruction = (table.decoder[0, 0] / table.n_decoded).item()
     total = path_bpd(table, graph, nodes)
     bits = [_bpd(table, nats) for nats in (prior, reconstruction)]
-    return Prediction(total, _standard_error(table, graph, nodes, kind), bits[0], total - sum(bits), bits[1])
+    return PredictedBound(total, _standard_error(table, graph, nodes, kind), bits[0], total - sum(bits), bits[1])
 
 
 def _standard_error(table: ErrorTable, graph: Costs, nodes: Sequence[int], kind: str) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nelbo.diffusion.bound import even_nodes
 from nelbo.diffusion.gaussian_entry import GaussianEntry
-from nelbo.diffusion.residual_decoder import Exit
+from nelbo.diffusion.residual_decoder import ResidualDecoder
 from nelbo.diffusion.reverse import KERNELS, ReverseKernel
 from nelbo.diffusion.spectral_basis import Basis
 from nelbo.errors import NelboError, one_line
@@ -30,7 +30,7 @@ _OWN_TENSORS = ("gammas", "exit.weights", "exit.scales", "basis.colours", *_ENTR
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedBound:
     """What the error table says a schedule costs on its images, in bits per dimension.
 
     Attributes:
@@ -69,12 +69,12 @@ class TimeSchedule:
 
     gammas: Float[Tensor, " m"]
     reverse: str
-    exit: Exit | None
+    exit: ResidualDecoder | None
     fingerprint: str
     image_shape: tuple[int, int, int]
     n_steps: int
     timesteps: tuple[int, ...] | None
-    prediction: Prediction | None
+    prediction: PredictedBound | None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     basis: Basis | None = None
     entry: GaussianEntry | None = None
@@ -153,13 +153,16 @@ def _from_file(header: dict[str, object], tensors: dict[str, Tensor]) -> TimeSch
     fields = dict(header)
     leave, block, steps = fields.pop("exit"), fields.pop("block"), fields.pop("timesteps")
     shape, prediction = fields.pop("image_shape"), fields.pop("prediction")
-    exit = None if leave is None else Exit(weights=tensors["exit.weights"], scales=tensors["exit.scales"], **leave)  # pyright: ignore
+    exit = None
+    if leave is not None:
+        weights, scales = tensors["exit.weights"], tensors["exit.scales"]
+        exit = ResidualDecoder(weights=weights, scales=scales, **leave)  # pyright: ignore
     return TimeSchedule(
         gammas=tensors["gammas"],
         exit=exit,
         image_shape=tuple(shape),  # pyright: ignore
         timesteps=None if steps is None else tuple(steps),  # pyright: ignore
-        prediction=None if prediction is None else Prediction(**prediction),  # pyright: ignore
+        prediction=None if prediction is None else PredictedBound(**prediction),  # pyright: ignore
         tensors={name: tensor for name, tensor in tensors.items() if name not in _OWN_TENSORS},
         basis=None if block is None else Basis(tensors["basis.colours"], tuple(block)),  # pyright: ignore
         entry=_entry(tensors, tuple(shape)),  # pyright: ignore
