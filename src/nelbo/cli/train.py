@@ -40,8 +40,8 @@ def train(
     processes.
 
     Args:
-        preset: What to train: cifar10-small, mnist-tiny, cifar10, cifar10-aug, imagenet32 or imagenet64. Needed unless
-            --finetune names a model or --config a file.
+        preset: What to train: cifar10-small, photo-small, mnist-tiny, cifar10, cifar10-aug, imagenet32 or imagenet64.
+            Needed unless --finetune names a model or --config a file.
         data: The training images: a folder, zip, npz, npy, parquet or idx file.
         out: The run folder.
         config: A configuration in place of a preset, JSON or YAML: what --dry-run --json prints, or the config.json of
