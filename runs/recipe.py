@@ -152,7 +152,8 @@ def between(ends: Float[Tensor, " 2"]) -> Table:
     """Returns the preset's noise levels, stretched onto other ends: the bound depends on a schedule's ends alone."""
     gammas = preset("cifar10-small").model.noise_schedule.build().state_dict()["gammas"]
     share = (gammas - gammas[0]) / (gammas[-1] - gammas[0])
-    return Table((ends[0] + (ends[1] - ends[0]) * share).tolist())
+    first_end, last_end = ends.tolist()  # In float64.
+    return Table((first_end + (last_end - first_end) * share).tolist())
 
 
 def first() -> World:

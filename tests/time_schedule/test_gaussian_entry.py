@@ -91,6 +91,7 @@ def test_the_codec_refuses_it_by_name(case):
 
 def test_moments_of_another_shape_are_refused(case):
     _, _, table, _ = case
-    other = image_moments(torch.zeros((4, 2, 5, 5), dtype=torch.uint8))
-    with pytest.raises((NelboError, RuntimeError)):
+    channels, *_ = table.subject.image_shape
+    other = image_moments(torch.zeros((4, channels, 7, 11), dtype=torch.uint8))
+    with pytest.raises(NelboError, match="blocks of 7 x 11"):
         optimal_schedules(table, [2], moments=other)
