@@ -51,7 +51,7 @@ def test_schedules_from_images_are_evaluated_and_sampled(files, capsys):
     printed = capsys.readouterr().out
     for name in ("optimal, spectral", "optimal, posterior", "even, spectral", "cosine, spectral", "quadratic"):
         assert name in printed
-    assert "prettiest samples may need another schedule" in printed
+    assert "minimise the bound; for pictures use a sampler" in printed
     found = json.loads((out / "schedules.json").read_text())
     assert set(found["schedules"]) == {"2", "4"}
     assert found["optimal"]["spectral"][1] <= min(values[1] for values in found["baselines"].values())

@@ -116,7 +116,7 @@ def test_what_is_no_regular_file_stays(tmp_path, take):
 def test_a_place_that_cannot_be_written_is_found_without_touching_anything(tmp_path):
     check_writable(tmp_path / "deep" / "er" / "file")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(NelboError, match=r"file is no folder"):
+    with pytest.raises(NelboError, match=r"file is not a folder"):
         check_writable(tmp_path / "file" / "below")
     assert tree(tmp_path) == {"file": "mine"}
 

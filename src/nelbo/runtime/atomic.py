@@ -129,7 +129,7 @@ def check_writable(path: Path) -> None:
     _check_replaceable(path)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise NelboError(f"cannot write {path}: {nearest} is no folder that can be written; choose another place")
+        raise NelboError(f"cannot write {path}: {nearest} is not a folder that can be written to; choose another place")
 
 
 def _check_replaceable(path: Path) -> None:

@@ -15,7 +15,7 @@ from nelbo.time_schedule.error_table import ErrorTable
 from nelbo.time_schedule.optimise import Schedules, optimal_schedules, path_bpd
 from nelbo.time_schedule.schedule import TimeSchedule
 
-SAMPLE_NOTE = "Best for the bound and for compression; the prettiest samples may need another schedule."
+SAMPLE_NOTE = "These schedules minimise the bound; for pictures use a sampler, `nelbo sample MODEL --steps K`."
 
 
 @dataclass(frozen=True)
