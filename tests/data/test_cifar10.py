@@ -198,7 +198,7 @@ def test_a_sheet_of_another_width_is_refused(files, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(npm, files, tmp_path):
     npm(tarball(files))
     (tmp_path / "file").write_text("")
-    with pytest.raises(NelboError, match=r"cannot write .*file/cifar10-train.npz: .*file is no folder"):
+    with pytest.raises(NelboError, match=r"cannot write .*file/cifar10-train.npz: .*file is not a folder"):
         download(TINY, tmp_path / "file")
 
 
