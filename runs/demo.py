@@ -44,7 +44,7 @@ RESULTS = {
     "its model": "training/model",
     "a report on the model": "report.html",
 }
-N_PASSES, N_SAMPLES, SAMPLE_STEPS = 4, 16, 250
+N_PASSES, N_SAMPLES, SAMPLE_STEPS = 4, 16, 16
 
 
 def main(out: Path) -> None:
@@ -68,7 +68,7 @@ def main(out: Path) -> None:
             flush=True,
         )
 
-    print(f"\nSampling {N_SAMPLES} images in {SAMPLE_STEPS} steps ...", flush=True)
+    print(f"\nSampling {N_SAMPLES} images in {SAMPLE_STEPS} network calls each ...", flush=True)
     save_grid(sample(model, SAMPLE_STEPS, range(N_SAMPLES)), out / "samples.png")
 
     config = demo_config()
