@@ -5,7 +5,7 @@ expanded by its counter-based Philox generator, whose integers and uniforms are 
 normals are but for the last bit of rare tail values; ``torch.randn`` is not the same across CPU instruction sets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -42,6 +42,11 @@ def normals(shape: tuple[int, ...], indices: Iterable[int], purpose: str, *key: 
 
     share(len(indices), draw)
     return torch.from_numpy(out)
+
+
+def next_normals(shape: tuple[int, ...], generators: Sequence[np.random.Generator]) -> Float[Tensor, "b *shape"]:
+    """Returns the next standard normal noise of each generator."""
+    return torch.from_numpy(np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in generators]))
 
 
 def uniform(purpose: str, *key: int) -> float:

@@ -32,7 +32,6 @@ class DDIM(Solver):
     """
 
     name: ClassVar[str] = "ddim"
-    is_random: ClassVar[bool] = True
 
     eta: float = 0.0
 

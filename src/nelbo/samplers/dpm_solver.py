@@ -121,7 +121,6 @@ class DPMSolverSDE(DPMSolver):
     """
 
     name, order = "dpm-solver++-sde", 2
-    is_random = True
 
     def step(
         self, z: Float[Tensor, "b c h w"], past: Sequence[DataPrediction], t: Level, s: Level, noise: Noise

@@ -31,7 +31,6 @@ class Heun(Solver):
     """
 
     name: ClassVar[str] = "heun"
-    is_random: ClassVar[bool] = True
 
     churn: float = 0.0
 

@@ -14,6 +14,7 @@ from nelbo.diffusion.gaussian import denoised
 from nelbo.diffusion.gaussian_entry import GaussianEntry
 from nelbo.errors import NelboError
 from nelbo.models.interface import DiffusionModel
+from nelbo.runtime.randomness import next_normals
 from nelbo.samplers.levels import nearest, spread
 from nelbo.samplers.solver import Solver
 
@@ -52,8 +53,7 @@ class Route:
         """Returns an image for each generator."""
 
         def noise() -> Float[Tensor, "b c h w"]:
-            draws = [rng.standard_normal(image_shape, dtype=np.float32) for rng in generators]
-            return torch.from_numpy(np.stack(draws)).to(device)
+            return next_normals(image_shape, generators).to(device)
 
         def predict(z: Float[Tensor, "b c h w"], gamma: float) -> Float[Tensor, "b c h w"]:
             gammas = torch.full((len(z),), gamma, dtype=torch.float64, device=device)

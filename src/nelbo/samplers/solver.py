@@ -55,11 +55,9 @@ class Solver(ABC):
 
     Attributes:
         name: Its name among ``SOLVERS``.
-        is_random: Whether it draws noise on its way; the others are functions of the first latent alone.
     """
 
     name: ClassVar[str]
-    is_random: ClassVar[bool] = False
 
     @abstractmethod
     def solve(

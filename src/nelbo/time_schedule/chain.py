@@ -11,6 +11,7 @@ from nelbo.diffusion.bound import Bound, BoundedModel, exit_loss, prior_kl
 from nelbo.diffusion.decoder import to_unit, to_values
 from nelbo.diffusion.gaussian import denoised, diffuse
 from nelbo.errors import NelboError
+from nelbo.runtime.randomness import next_normals
 from nelbo.time_schedule.schedule import TimeSchedule
 
 
@@ -79,8 +80,7 @@ def walk(
     """Returns an image for each generator: the reverse chain from pure noise to the data."""
 
     def noise() -> Float[Tensor, "b c h w"]:
-        draws = [rng.standard_normal(schedule.image_shape, dtype=np.float32) for rng in generators]
-        return torch.from_numpy(np.stack(draws)).to(device)
+        return next_normals(schedule.image_shape, generators).to(device)
 
     z = noise() if schedule.entry is None else schedule.entry.draw(noise(), schedule.gammas[-1].item())
     for step in range(len(schedule.gammas) - 2, -1, -1):
